@@ -213,7 +213,7 @@ pub struct OutputColumn {
 }
 
 /// How a call's function was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
 pub enum FunctionOrigin {
     /// Only `pg_catalog` has that name: the built-in one.
     BuiltIn,
