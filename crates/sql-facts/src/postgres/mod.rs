@@ -1,5 +1,11 @@
 //! PostgreSQL: parsed by libpg_query, lowered, resolved, governed.
 
+mod lexer;
+mod parse;
+
+pub use parse::{DEPTH_MAX, TEXT_MAX_BYTES, parse};
+
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,7 +21,7 @@ pub struct Parsed {
 }
 
 /// One statement of a [`Parsed`] text.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ParsedStatement {
     /// The whole text.
     pub text: Arc<str>,
@@ -27,12 +33,29 @@ pub struct ParsedStatement {
     pub(crate) index: usize,
 }
 
-/// Parses a text. Needs a thread with a large stack (64 MiB): the grammar recurses.
-///
-/// # Errors
-/// [`Unreadable::Syntax`] where PostgreSQL's own grammar refuses, [`Unreadable::TooComplex`] past our limits.
-pub fn parse(_text: &str) -> Result<Parsed, Unreadable> {
-    Err(Unreadable::NotBuilt("parse".to_owned()))
+impl ParsedStatement {
+    /// The statement's own tree.
+    pub(crate) fn node(&self) -> pg_raw_parse::Node<'_> {
+        self.tree
+            .get(self.index)
+            .map_or(pg_raw_parse::Node::None, pg_raw_parse::nodes::RawStmt::stmt)
+    }
+
+    /// The statement's own text.
+    pub fn sql(&self) -> &str {
+        self.text.get(self.span.clone()).unwrap_or_default()
+    }
+}
+
+/// Without the tree: printing one recurses without a bound.
+impl fmt::Debug for ParsedStatement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ParsedStatement")
+            .field("span", &self.span)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the statement means against that catalog.
