@@ -1,9 +1,29 @@
 //! `row-masking`: one table that says for each (mask, column type) its SQL form, its wire form, or why neither; and
 //! the writer that turns rows and wire masks into rows that are safe to show.
 //!
+//! ```text
+//!  Mask + ColumnType ──form──► SqlMask   (an expression, put where the table is read)
+//!                        │
+//!                        ├───► WireMask  (made on the bytes of a value)
+//!                        └───► MaskError (why this pair does not exist)
+//!
+//!  RowPlan + DataRow ──mask_row──► MaskedRow (proof that the row was written through its plan)
+//! ```
+//!
 //! Pure. It knows types and values; it does not know tables, policies or sessions.
 
+mod constant;
+mod form;
+mod mask;
+mod rows;
+mod token;
+
 use serde::{Deserialize, Serialize};
+
+pub use form::{MaskError, MaskForm, SqlMask, form};
+pub use mask::{DateUnit, HashKey, HashKeyError, Mask, strictest};
+pub use rows::{Cell, MaskedRow, ResultFormats, RowError, RowPlan, mask_row};
+pub use token::{Format, ValueError, WireMask};
 
 /// A column's type, as masks and governed text need it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -62,14 +82,3 @@ pub enum TypeClass {
     /// Anything else.
     Other,
 }
-
-/// An expression that stands for a column in the governed text.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct SqlMask {
-    /// SQL with `{}` where the (qualified, quoted) column stands.
-    pub template: String,
-}
-
-/// A mask made on the bytes of a value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WireMask {}
