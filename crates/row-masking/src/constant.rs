@@ -233,10 +233,19 @@ mod tests {
         }
     }
 
+    /// Class, OID, modifier, values that fit, values that do not.
+    type Case = (
+        TypeClass,
+        u32,
+        i32,
+        &'static [&'static str],
+        &'static [&'static str],
+    );
+
     #[test]
     fn values_that_fit_are_taken_and_others_are_not() {
         let numeric = |precision: i32, scale: i32| (precision << 16 | (scale & 0x7ff)) + 4;
-        let cases: &[(TypeClass, u32, i32, &[&str], &[&str])] = &[
+        let cases: &[Case] = &[
             (TypeClass::Text, 25, -1, &["", "a'b", "{}"], &[]),
             (TypeClass::Varchar, 1043, 7, &["", "äöü"], &["abcd"]),
             (TypeClass::Bpchar, 1042, 7, &["abc"], &["abcd"]),

@@ -203,7 +203,7 @@ mod tests {
             let whole = token(TokenShape::Hex { length: None }, b"Hi There", format).unwrap();
             assert_eq!(whole, RFC_4231.as_bytes());
             let cut = token(TokenShape::Hex { length: Some(16) }, b"Hi There", format).unwrap();
-            assert_eq!(cut, RFC_4231[..16].as_bytes());
+            assert_eq!(cut, RFC_4231.as_bytes()[..16]);
             let long = token(TokenShape::Hex { length: Some(100) }, b"Hi There", format).unwrap();
             assert_eq!(long, RFC_4231.as_bytes());
         }
@@ -224,7 +224,7 @@ mod tests {
             Format::Binary,
         )
         .unwrap();
-        assert_eq!(cut, RFC_4231[..20].as_bytes());
+        assert_eq!(cut, RFC_4231.as_bytes()[..20]);
     }
 
     #[test]
