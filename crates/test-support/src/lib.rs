@@ -1,1 +1,24 @@
-//! x
+//! What tests need from the world: throw-away PostgreSQL servers, our own binaries as processes, and waiting for a
+//! condition instead of for a time.
+//!
+//! ```no_run
+//! let server = test_support::shared_postgres().unwrap();     // one per test binary
+//! let db = server.database().unwrap();                       // one per test
+//! db.psql("create table t(a int); insert into t values (1)").unwrap();
+//! assert_eq!(db.psql("select a from t").unwrap(), "1");
+//! ```
+//!
+//! Everything started here ends with the process that started it, also when that process is killed: each child has
+//! a watchdog that reads from a pipe only the test holds. Only recorded process ids are ever signalled.
+
+mod binaries;
+mod certificates;
+mod postgres;
+mod process;
+mod wait;
+
+pub use binaries::{binary, workspace_root};
+pub use certificates::Certificates;
+pub use postgres::{Auth, Database, Postgres, PostgresOptions, postgres_bin, shared_postgres};
+pub use process::{Process, Signal};
+pub use wait::{free_port, wait_for, wait_for_async, wait_for_port};

@@ -1,0 +1,3 @@
+//! The helpers themselves, on a real server.
+
+mod postgres;
