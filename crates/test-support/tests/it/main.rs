@@ -1,3 +1,10 @@
-//! The helpers themselves, on a real server.
+//! The helpers themselves on a real server, and the rules of the house: arrows between rooms, licences.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail like tests"
+)]
 
+mod architecture;
+mod dependencies;
 mod postgres;
