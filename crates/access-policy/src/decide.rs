@@ -137,3 +137,34 @@ pub fn decide(_statement: &ParsedStatement, _context: DecisionContext<'_>) -> De
 
 #[allow(dead_code, reason = "replaced when deciding is built")]
 fn unreadable(_reason: &Unreadable) {}
+
+/// Decides a text that does not parse. Where something is protected it is refused with the parser's own words.
+pub fn decide_unreadable(_text: &str, _reason: &Unreadable, _context: DecisionContext<'_>) -> Decision {
+    Decision::Refuse(not_built())
+}
+
+/// Decides a FunctionCall of the function with that OID.
+pub fn decide_function_call(_oid: u32, _context: DecisionContext<'_>) -> Decision {
+    Decision::Refuse(not_built())
+}
+
+impl Permit {
+    /// (relation, attribute) pairs that must not appear raw in a description of this statement's result.
+    pub fn forbidden_origins(&self) -> &std::collections::BTreeSet<(u32, i16)> {
+        static NONE: std::collections::BTreeSet<(u32, i16)> = std::collections::BTreeSet::new();
+        &NONE
+    }
+}
+
+fn not_built() -> Refusal {
+    Refusal {
+        code: RefusalCode(1),
+        sqlstate: "42501",
+        rule: RuleRef {
+            policy: "weir".to_owned(),
+            rule: "not-built".to_owned(),
+        },
+        reason: "deciding is not built yet".to_owned(),
+        hint: String::new(),
+    }
+}

@@ -15,7 +15,7 @@ mod policy;
 
 pub use decide::{
     Decision, DecisionContext, Permit, Refusal, RefusalCode, RuleRef, SendAs, StatementLimits, Verdict,
-    decide,
+    decide, decide_function_call, decide_unreadable,
 };
 pub use manifest::{Manifest, Problem, compile};
 pub use policy::{

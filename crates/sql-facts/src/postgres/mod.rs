@@ -27,8 +27,8 @@ pub struct ParsedStatement {
     pub text: Arc<str>,
     /// Bytes of this statement in it.
     pub span: Range<usize>,
-    /// The C tree of the whole text.
-    pub(crate) tree: Arc<pg_raw_parse::ParseResult>,
+    /// The C tree of the whole text (owned apart from the parser's warnings, so that threads may share it).
+    pub(crate) tree: Arc<pg_raw_parse::Owned<pg_raw_parse::StmtList>>,
     /// Which statement of the tree.
     pub(crate) index: usize,
 }

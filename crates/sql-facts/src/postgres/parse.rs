@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<Parsed, Unreadable> {
         });
     }
     let tree = match parse_tree(text) {
-        Ok(tree) => Arc::new(tree),
+        Ok(tree) => Arc::new(tree.into_inner()),
         Err(Failure::TooComplex(message)) => return Err(Unreadable::TooComplex(message)),
         Err(Failure::Syntax(message)) => {
             let position = position_of(text, &message);

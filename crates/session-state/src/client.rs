@@ -1,0 +1,1235 @@
+//! Messages of the client: judged, then sent, held or refused.
+
+use std::sync::{Arc, OnceLock};
+
+use access_policy::{Refusal, SendAs};
+use bytes::Bytes;
+use sql_facts::facts::{DiscardTarget, FunctionClass};
+use sql_facts::{CatalogView, StatementFacts, StatementKind, Unreadable};
+use wire_protocol::postgres::backend::TransactionStatus;
+use wire_protocol::postgres::frontend::{self, FrontendMessage, Target};
+
+use crate::judge::{Judge, Judged, judge_statement, judge_unreadable};
+use crate::message;
+use crate::objects::{Portal, Prepared, Undo};
+use crate::pending::{ClientMessage, Part, Pending, QueryRun, Segment, Stage, Texts};
+use crate::record::Record;
+use crate::refusals;
+use crate::session::{Action, RESERVED_PREFIX, Session, Streaming};
+use crate::state::Foretold;
+
+/// One message of the client.
+pub(crate) fn handle(
+    session: &mut Session,
+    message: ClientMessage,
+    judge: &mut Judge,
+    out: &mut Vec<Action>,
+) {
+    // Long bodies are forwarded or dropped as their head is.
+    if message.streamed {
+        session.streaming = Streaming::Drop;
+    }
+    match message.tag {
+        b'Q' => query(session, message, judge, out),
+        b'P' => in_pipeline(session, message, judge, out, parse),
+        b'B' => in_pipeline(session, message, judge, out, bind),
+        b'D' => in_pipeline(session, message, judge, out, describe),
+        b'E' => in_pipeline(session, message, judge, out, execute),
+        b'C' => in_pipeline(session, message, judge, out, close),
+        b'F' => function_call(session, message, out),
+        b'S' => sync(session, message, out),
+        // Flush asks for answers and changes nothing.
+        b'H' => {
+            if !session.skipping {
+                out.push(Action::ToServer(message.raw));
+            }
+        }
+        // The server ignores these outside of a COPY; in one, it was judged.
+        b'd' | b'c' | b'f' => {
+            if message.tag != b'd' {
+                session.copy_in = false;
+            }
+            if message.streamed {
+                session.streaming = Streaming::Forward;
+            }
+            out.push(Action::ToServer(message.raw));
+        }
+        b'X' => {
+            out.push(Action::ToServer(message.raw));
+            session.on_disconnect(out);
+            out.push(Action::Close {
+                reason: "the client said goodbye".to_owned(),
+            });
+        }
+        other => {
+            let text = format!("invalid frontend message type {other}");
+            session.kill("08P01", &text, out);
+        }
+    }
+}
+
+/// A text longer than the cap: refused in every mode, none of it is kept.
+pub(crate) fn too_long(session: &mut Session, tag: u8, bytes_max: usize, out: &mut Vec<Action>) {
+    let refusal = refusals::text_too_long(bytes_max);
+    match tag {
+        b'Q' if session.skipping => {}
+        b'Q' => refuse_query(session, refusal, String::new(), out),
+        _ if session.skipping => {}
+        b'P' => refuse_in_pipeline(session, refusal, String::new(), RESERVED_NAME, out),
+        _ => session.kill("08P01", "message is too long", out),
+    }
+}
+
+type Handler = fn(&mut Session, &ClientMessage, &mut Judge) -> Verdict;
+
+/// What a handler of the extended protocol found.
+enum Verdict {
+    /// Done: these actions.
+    Done(Vec<Action>),
+    /// Needs the session's state, which is stale.
+    NeedsState,
+    /// Needs all answers first.
+    NeedsReplies,
+    /// These actions, then all answers, then the message once more.
+    DoThenAgain(Vec<Action>),
+    /// No. The name is the statement's where the client's own Parse is refused.
+    Refuse {
+        refusal: Box<Refusal>,
+        normalized: String,
+        name: Bytes,
+    },
+    /// Not a message of the protocol.
+    Malformed,
+}
+
+const RESERVED_NAME: &[u8] = b"weir_refused";
+
+fn refuse(refusal: Refusal) -> Verdict {
+    Verdict::Refuse {
+        refusal: Box::new(refusal),
+        normalized: String::new(),
+        name: Bytes::from_static(RESERVED_NAME),
+    }
+}
+
+fn in_pipeline(
+    session: &mut Session,
+    message: ClientMessage,
+    judge: &mut Judge,
+    out: &mut Vec<Action>,
+    handler: Handler,
+) {
+    if session.skipping {
+        // The server drops it too: an error was answered and no Sync has come.
+        return;
+    }
+    match handler(session, &message, judge) {
+        Verdict::Done(actions) => {
+            session.unsynced = true;
+            if message.streamed {
+                session.streaming = Streaming::Forward;
+            }
+            out.extend(actions);
+        }
+        Verdict::NeedsState => session.block(message, Stage::RepliesThenState, out),
+        Verdict::NeedsReplies => session.block(message, Stage::Replies, out),
+        Verdict::DoThenAgain(actions) => {
+            session.unsynced = true;
+            out.extend(actions);
+            session.block(message, Stage::Replies, out);
+        }
+        Verdict::Refuse {
+            refusal,
+            normalized,
+            name,
+        } => {
+            refuse_in_pipeline(session, *refusal, normalized, &name, out);
+        }
+        Verdict::Malformed => session.kill("08P01", "invalid message format", out),
+    }
+}
+
+// === refusing ===
+
+/// Nothing is owed and nothing is open, so Weir may answer alone.
+fn answers_alone(session: &Session) -> bool {
+    session.pending.is_empty() && !session.unsynced && session.status == TransactionStatus::Idle
+}
+
+fn denied(session: &mut Session, refusal: &Refusal, normalized: String, out: &mut Vec<Action>) {
+    let sequence = session.next_sequence();
+    out.push(Action::Record(Record::Denied {
+        sequence,
+        normalized,
+        refusal: refusal.clone(),
+    }));
+}
+
+/// Refuses a Query or FunctionCall.
+pub(crate) fn refuse_query(
+    session: &mut Session,
+    refusal: Refusal,
+    normalized: String,
+    out: &mut Vec<Action>,
+) {
+    denied(session, &refusal, normalized, out);
+    if answers_alone(session) {
+        out.push(Action::ToClient(message::refusal_and_ready(&refusal)));
+    } else {
+        out.push(Action::ToServer(message::query(&message::poison(&refusal))));
+        session.pending.push_back(Pending::Poison {
+            refusal,
+            as_query: true,
+        });
+    }
+}
+
+/// Refuses a message of the extended protocol: what follows up to the Sync is dropped, as by the server.
+fn refuse_in_pipeline(
+    session: &mut Session,
+    refusal: Refusal,
+    normalized: String,
+    name: &[u8],
+    out: &mut Vec<Action>,
+) {
+    denied(session, &refusal, normalized, out);
+    if answers_alone(session) {
+        out.push(Action::ToClient(message::refusal(&refusal)));
+    } else {
+        out.push(Action::ToServer(message::parse(
+            name,
+            &message::poison(&refusal),
+            &[],
+        )));
+        session.pending.push_back(Pending::Poison {
+            refusal,
+            as_query: false,
+        });
+        session.unsynced = true;
+    }
+    session.skipping = true;
+}
+
+// === reading texts ===
+
+/// The text as the server will read it.
+fn text_of<'t>(session: &Session, bytes: &'t [u8]) -> Result<&'t str, Refusal> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Refusal {
+        sqlstate: "22021",
+        ..refusals::text_unreadable("the text is not valid UTF-8")
+    })?;
+    if session.protected() {
+        session.known.can_read(text).map_err(refusals::text_unreadable)?;
+    }
+    Ok(text)
+}
+
+/// Whether what a statement means depends on search_path, role or the session's own relations.
+fn depends_on_state(judged: &Judged) -> bool {
+    match judged.permit.facts() {
+        None => true,
+        Some(facts) => match &facts.kind {
+            StatementKind::Begin
+            | StatementKind::Commit { .. }
+            | StatementKind::Rollback { .. }
+            | StatementKind::RollbackTo(_)
+            | StatementKind::Savepoint(_)
+            | StatementKind::Release(_)
+            | StatementKind::Set
+            | StatementKind::Show
+            | StatementKind::TransactionSetting
+            | StatementKind::Deallocate(_)
+            | StatementKind::CloseCursor(_)
+            | StatementKind::Fetch { .. }
+            | StatementKind::Discard(_)
+            | StatementKind::TwoPhase => false,
+            _ => {
+                !facts.ranges.is_empty()
+                    || !facts.actions.is_empty()
+                    || !facts.calls.is_empty()
+                    || !matches!(facts.kind, StatementKind::Select)
+            }
+        },
+    }
+}
+
+/// Whether a statement may change what later texts mean.
+fn changes_state(judged: &Judged) -> bool {
+    match judged.permit.facts() {
+        None => true,
+        Some(facts) => {
+            !facts.effects.is_empty()
+                || facts.calls.iter().any(|call| {
+                    matches!(
+                        call.class,
+                        FunctionClass::Settings | FunctionClass::RunsSql | FunctionClass::Unlisted
+                    )
+                })
+                || matches!(
+                    facts.kind,
+                    StatementKind::Ddl(_)
+                        | StatementKind::CreateTableAs
+                        | StatementKind::CreateView
+                        | StatementKind::Set
+                        | StatementKind::Discard(_)
+                        | StatementKind::Call
+                        | StatementKind::Admin(_)
+                )
+        }
+    }
+}
+
+fn note_state_change(session: &mut Session, judged: &Judged) {
+    if is_catalog_change(judged) {
+        session.catalog_touched = true;
+    }
+    if changes_state(judged) {
+        session.stale = true;
+        session.touched = true;
+    } else if session.touched
+        && matches!(
+            judged.kind(),
+            Some(
+                StatementKind::Rollback { .. }
+                    | StatementKind::RollbackTo(_)
+                    | StatementKind::Commit { .. }
+                    | StatementKind::TwoPhase
+            )
+        )
+    {
+        session.stale = true;
+    }
+}
+
+fn is_catalog_change(judged: &Judged) -> bool {
+    judged.permit.facts().is_some_and(|facts| {
+        facts
+            .effects
+            .contains(&sql_facts::facts::SessionEffect::CatalogChange)
+            || matches!(
+                facts.kind,
+                StatementKind::Ddl(_) | StatementKind::CreateTableAs | StatementKind::CreateView
+            )
+    })
+}
+
+/// What a statement does to prepared statements and cursors, taken as successful; and whose plan its rows follow.
+fn apply_to_objects(
+    session: &mut Session,
+    judged: &Arc<Judged>,
+    formats: &Arc<[i16]>,
+) -> Result<(Undo, Arc<Judged>, u64), Refusal> {
+    let Some(facts) = judged.permit.facts() else {
+        return Ok((Undo::Nothing, Arc::clone(judged), 0));
+    };
+    let own = Arc::clone(judged);
+    Ok(match &facts.kind {
+        StatementKind::Prepare(name) => {
+            if name.as_bytes().starts_with(RESERVED_PREFIX) {
+                return Err(refusals::reserved_name());
+            }
+            let prepared = prepared_by_sql(session, judged);
+            (session.objects.set_statement(name.as_bytes(), prepared), own, 0)
+        }
+        StatementKind::Execute(name) => {
+            let Some(prepared) = session.objects.statement(name.as_bytes()) else {
+                return if session.protected() {
+                    Err(refusals::unknown_statement(name.as_bytes()))
+                } else {
+                    Ok((Undo::Nothing, own, 0))
+                };
+            };
+            let result = prepared.judged.clone().unwrap_or(own);
+            (Undo::Nothing, result, 0)
+        }
+        StatementKind::Deallocate(Some(name)) => (session.objects.remove_statement(name.as_bytes()), own, 0),
+        StatementKind::Deallocate(None) => (session.objects.remove_statements(), own, 0),
+        StatementKind::Declare { name, hold } => {
+            if name.as_bytes().starts_with(RESERVED_PREFIX) {
+                return Err(refusals::reserved_name());
+            }
+            let prepared = prepared_by_sql(session, judged);
+            let portal = Portal {
+                prepared,
+                formats: Arc::clone(formats),
+                run: None,
+                hold: *hold,
+                rows_delivered: 0,
+            };
+            (session.objects.set_portal(name.as_bytes(), portal), own, 0)
+        }
+        StatementKind::Fetch { name, .. } => {
+            let policy = session.world.policy.generation;
+            match session.objects.portal(name.as_bytes()) {
+                Some(portal) => {
+                    if session.protected() && portal.prepared.basis.policy != policy {
+                        return Err(refusals::policy_changed());
+                    }
+                    (
+                        Undo::Nothing,
+                        portal.prepared.judged.clone().unwrap_or(own),
+                        portal.rows_delivered,
+                    )
+                }
+                None if session.protected() => return Err(refusals::unknown_portal(name.as_bytes())),
+                None => (Undo::Nothing, own, 0),
+            }
+        }
+        StatementKind::CloseCursor(Some(name)) => (session.objects.remove_portal(name.as_bytes()), own, 0),
+        StatementKind::CloseCursor(None) => (session.objects.remove_portals(), own, 0),
+        StatementKind::Discard(DiscardTarget::All) => (session.objects.remove_all(), own, 0),
+        _ => (Undo::Nothing, own, 0),
+    })
+}
+
+fn prepared_by_sql(session: &Session, judged: &Arc<Judged>) -> Arc<Prepared> {
+    let text = judged
+        .statement
+        .as_ref()
+        .and_then(|statement| statement.text.get(statement.span.clone()))
+        .map(Arc::from)
+        .unwrap_or_default();
+    Arc::new(Prepared {
+        text,
+        judged: Some(Arc::clone(judged)),
+        basis: session.basis(),
+        parameter_types: Vec::new(),
+        by_sql: true,
+        signature: OnceLock::new(),
+        expected: None,
+    })
+}
+
+// === simple Query ===
+
+/// A text, judged whole.
+enum Text {
+    Run(Vec<Arc<Judged>>),
+    NeedsState,
+    Refuse(Box<Refusal>, String),
+}
+
+fn judge_text(session: &mut Session, text: &str, judge: &mut Judge) -> Text {
+    let basis = session.basis();
+    let trusted = !session.stale || session.status == TransactionStatus::Failed || !session.protected();
+    if let Some(judged) = judge.remembered(text, &basis) {
+        if !trusted && depends_on_state(&judged) {
+            return Text::NeedsState;
+        }
+        return Text::Run(vec![judged]);
+    }
+    let parsed = match sql_facts::parse(text) {
+        Ok(parsed) => parsed,
+        Err(reason) => return judge_unparsed(session, text, &reason),
+    };
+    let single = parsed.statements.len() == 1;
+    let mut foretold = Foretold::from_known(&session.known);
+    let mut list = Vec::with_capacity(parsed.statements.len());
+    for statement in &parsed.statements {
+        let (Some(path), Some(overlay)) = (foretold.path.as_ref(), foretold.overlay.as_ref()) else {
+            // Something before it in this text moved what names mean: only what needs no names may follow.
+            match judge_statement(statement, session.context()) {
+                Ok(judged) if !session.protected() || !depends_on_state(&judged) => {
+                    list.push(judged);
+                    continue;
+                }
+                Ok(_) | Err(_) if session.protected() => {
+                    let what = if foretold.path.is_none() {
+                        "a setting that is changed"
+                    } else {
+                        "definitions that are changed"
+                    };
+                    return Text::Refuse(Box::new(refusals::cannot_foretell(what)), String::new());
+                }
+                Ok(judged) => {
+                    list.push(judged);
+                    continue;
+                }
+                Err(refusal) => return Text::Refuse(Box::new(refusal), String::new()),
+            }
+        };
+        let context = access_policy::DecisionContext {
+            policy: &session.world.policy,
+            subject: &session.subject,
+            view: CatalogView {
+                catalog: &session.world.catalog,
+                overlay,
+                path,
+            },
+        };
+        let judged = match judge_statement(statement, context) {
+            Ok(judged) => judged,
+            Err(_) if !trusted => return Text::NeedsState,
+            Err(refusal) => {
+                let normalized = normalized(statement, context.view);
+                return Text::Refuse(Box::new(refusal), normalized);
+            }
+        };
+        if !trusted && depends_on_state(&judged) {
+            return Text::NeedsState;
+        }
+        if let Some(facts) = judged.permit.facts() {
+            foretell(session, facts, &mut foretold, statement);
+        } else if !single {
+            foretold.path = None;
+        }
+        list.push(judged);
+    }
+    if single
+        && trusted
+        && let Some(judged) = list.first()
+    {
+        judge.remember(text, &basis, judged);
+    }
+    Text::Run(list)
+}
+
+fn normalized(statement: &sql_facts::ParsedStatement, view: CatalogView<'_>) -> String {
+    sql_facts::read(statement, view)
+        .map(|facts| facts.normalized)
+        .unwrap_or_default()
+}
+
+fn judge_unparsed(session: &Session, text: &str, reason: &Unreadable) -> Text {
+    match judge_unreadable(text, reason, session.context()) {
+        Ok(judged) => Text::Run(vec![judged]),
+        Err(refusal) => Text::Refuse(Box::new(refusal), String::new()),
+    }
+}
+
+fn foretell(
+    session: &Session,
+    facts: &StatementFacts,
+    foretold: &mut Foretold,
+    statement: &sql_facts::ParsedStatement,
+) {
+    for effect in &facts.effects {
+        if matches!(effect, sql_facts::facts::SessionEffect::CatalogChange) {
+            // A definition that `apply` understands is followed; else what comes after it cannot be read.
+            let applied = match (foretold.overlay.as_ref(), foretold.path.as_ref()) {
+                (Some(overlay), Some(path)) => {
+                    let mut next = Overlay::clone(overlay);
+                    next.apply(&session.world.catalog, statement, path)
+                        .ok()
+                        .map(|()| next)
+                }
+                _ => None,
+            };
+            foretold.overlay = applied.map(Arc::new);
+        } else {
+            foretold.apply(effect, &session.known, &session.world.catalog);
+        }
+    }
+    let gives_back = matches!(
+        facts.kind,
+        StatementKind::Rollback { .. } | StatementKind::RollbackTo(_) | StatementKind::Commit { .. }
+    );
+    if gives_back && (session.touched || session.stale) {
+        foretold.path = None;
+        foretold.overlay = None;
+    }
+}
+
+use sql_facts::Overlay;
+
+fn query(session: &mut Session, message: ClientMessage, judge: &mut Judge, out: &mut Vec<Action>) {
+    if session.skipping {
+        return;
+    }
+    let Ok(FrontendMessage::Query { sql }) = FrontendMessage::decode(message.tag, &message.body) else {
+        session.kill("08P01", "invalid message format", out);
+        return;
+    };
+    let text = match text_of(session, sql) {
+        Ok(text) => text,
+        Err(refusal) => return refuse_query(session, refusal, String::new(), out),
+    };
+    let list = match judge_text(session, text, judge) {
+        Text::Run(list) => list,
+        Text::NeedsState => return session.block(message, Stage::RepliesThenState, out),
+        Text::Refuse(refusal, normalized) => return refuse_query(session, *refusal, normalized, out),
+    };
+
+    let limit = session.world.policy.guardrails.max_affected_rows;
+    let commits = list.iter().any(|judged| commits(judged));
+    let counted = list.iter().any(|judged| is_counted(judged));
+    if limit.is_some() {
+        if let Some(refusal) = list.iter().find_map(|judged| uncounted(judged)) {
+            return refuse_query(session, refusal, String::new(), out);
+        }
+        if (commits || session.status == TransactionStatus::Idle) && !session.pending.is_empty() {
+            // What is under way must be counted before anything may commit it.
+            return session.block(message, Stage::Replies, out);
+        }
+        if (commits || session.status == TransactionStatus::Idle)
+            && let Some(refusal) = over_limit(session, &list)
+        {
+            return refuse_query(session, refusal, String::new(), out);
+        }
+    }
+
+    // The unnamed statement and portal go with every simple Query.
+    let mut undo_first = vec![
+        session.objects.remove_statement(b""),
+        session.objects.remove_portal(b""),
+    ];
+    let text_formats: Arc<[i16]> = Arc::from([]);
+    let mut parts: Vec<Part> = Vec::with_capacity(list.len());
+    for judged in &list {
+        match apply_to_objects(session, judged, &text_formats) {
+            Ok((undo, result, rows_before)) => {
+                let mut run = session.new_run(judged, &result, Arc::clone(&text_formats));
+                run.rows_before = rows_before;
+                parts.push(Part {
+                    run: Some(run),
+                    undo,
+                    text: sent_text(judged, text),
+                    commits: self::commits(judged),
+                });
+            }
+            Err(refusal) => {
+                for part in parts.into_iter().rev() {
+                    session.objects.undo(part.undo);
+                }
+                undo_first
+                    .drain(..)
+                    .rev()
+                    .for_each(|undo| session.objects.undo(undo));
+                return refuse_query(session, refusal, String::new(), out);
+            }
+        }
+    }
+    // EXECUTE of a statement that means something else now: prepare it again first.
+    if let Some(refusal) = list.iter().find_map(|judged| execute_moved(session, judged)) {
+        for part in parts.into_iter().rev() {
+            session.objects.undo(part.undo);
+        }
+        return refuse_query(session, refusal, String::new(), out);
+    }
+
+    for judged in &list {
+        note_state_change(session, judged);
+    }
+    let one_by_one = limit.is_some()
+        && counted
+        && (session.status == TransactionStatus::Idle || commits)
+        && parts.iter().all(|part| part.run.is_some());
+    for part in &parts {
+        if let Some(run) = &part.run {
+            Session::announce(run, out);
+        }
+    }
+    let governed = list
+        .iter()
+        .any(|judged| matches!(judged.permit.send(), SendAs::Governed(_)));
+    let texts = texts_of(session, text, &list, governed);
+    let mut run = QueryRun {
+        parts,
+        current: 0,
+        texts,
+        one_by_one,
+        synced: false,
+        failed: false,
+        poison: None,
+    };
+    if one_by_one {
+        send_part(&mut run, out);
+        session.pending.push_back(Pending::Query(run));
+        return;
+    }
+    if governed {
+        out.push(Action::ToServer(message::query(&run.texts.sent)));
+    } else {
+        out.push(Action::ToServer(message.raw));
+    }
+    session.pending.push_back(Pending::Query(run));
+}
+
+/// Sends the current statement of a Query that goes one by one.
+pub(crate) fn send_part(run: &mut QueryRun, out: &mut Vec<Action>) {
+    match run.parts.get(run.current) {
+        Some(part) => out.push(Action::ToServer(message::own_statement(&part.text))),
+        None => {
+            run.synced = true;
+            out.push(Action::ToServer(message::sync()));
+        }
+    }
+}
+
+fn sent_text(judged: &Judged, text: &str) -> Arc<str> {
+    match judged.permit.send() {
+        SendAs::Governed(governed) => Arc::from(governed.text.as_str()),
+        SendAs::AsWritten => match &judged.statement {
+            Some(statement) => Arc::from(statement.text.get(statement.span.clone()).unwrap_or(text)),
+            None => Arc::from(text),
+        },
+    }
+}
+
+fn texts_of(session: &Session, text: &str, list: &[Arc<Judged>], governed: bool) -> Texts {
+    if !governed {
+        return if session.protected() {
+            Texts {
+                sent: Arc::default(),
+                client: Arc::default(),
+                segments: Arc::from([]),
+            }
+        } else {
+            Texts::default()
+        };
+    }
+    let mut sent = String::new();
+    let mut segments = Vec::new();
+    for judged in list {
+        if !sent.is_empty() {
+            sent.push_str("; ");
+        }
+        let start = judged
+            .statement
+            .as_ref()
+            .map_or(0, |statement| statement.span.start);
+        let base = sent.len();
+        match judged.permit.send() {
+            SendAs::AsWritten => {
+                segments.push(Segment {
+                    sent: base,
+                    client: start,
+                    linear: true,
+                });
+                sent.push_str(&sent_text(judged, text));
+            }
+            SendAs::Governed(governed) => {
+                segments.push(Segment {
+                    sent: base,
+                    client: start,
+                    linear: false,
+                });
+                segments.extend(governed.positions.iter().map(|(sent, client)| Segment {
+                    sent: base + sent,
+                    client: *client,
+                    linear: false,
+                }));
+                sent.push_str(&governed.text);
+            }
+        }
+    }
+    Texts {
+        sent: Arc::from(sent),
+        client: Arc::from(text),
+        segments: Arc::from(segments),
+    }
+}
+
+// === maxAffectedRows ===
+
+/// Whether a statement would commit.
+fn commits(judged: &Judged) -> bool {
+    matches!(
+        judged.kind(),
+        Some(StatementKind::Commit { .. } | StatementKind::TwoPhase)
+    ) || judged.permit.facts().is_none()
+}
+
+/// Whether its tag counts against `maxAffectedRows`. A plain INSERT does not, but is harmless to count one by one.
+fn is_counted(judged: &Judged) -> bool {
+    judged.permit.facts().is_none_or(|facts| {
+        facts.writes_data
+            || matches!(
+                facts.kind,
+                StatementKind::Update
+                    | StatementKind::Delete
+                    | StatementKind::Merge
+                    | StatementKind::Execute(_)
+            )
+    })
+}
+
+fn uncounted(judged: &Judged) -> Option<Refusal> {
+    let facts = judged.permit.facts()?;
+    let (_, rule) = judged.permit.limits().affected_rows_max.as_ref()?;
+    facts
+        .hidden_writes
+        .then(|| refusals::uncounted_changes(rule.clone()))
+}
+
+fn over_limit(session: &Session, list: &[Arc<Judged>]) -> Option<Refusal> {
+    let rows_max = session.world.policy.guardrails.max_affected_rows?;
+    if session.affected <= rows_max {
+        return None;
+    }
+    let rule = list
+        .iter()
+        .find_map(|judged| {
+            judged
+                .permit
+                .limits()
+                .affected_rows_max
+                .as_ref()
+                .map(|(_, rule)| rule.clone())
+        })
+        .unwrap_or_else(affected_rule);
+    Some(refusals::too_many_changes(session.affected, rows_max, rule))
+}
+
+/// The rule's name where no permit is at hand.
+pub(crate) fn affected_rule() -> access_policy::RuleRef {
+    access_policy::RuleRef {
+        policy: String::new(),
+        rule: "guardrails.maxAffectedRows".to_owned(),
+    }
+}
+
+// === extended protocol ===
+
+fn parse(session: &mut Session, message: &ClientMessage, judge: &mut Judge) -> Verdict {
+    let Ok(parse) = frontend::Parse::decode(&message.body) else {
+        return Verdict::Malformed;
+    };
+    if parse.name.starts_with(RESERVED_PREFIX) {
+        return refuse(refusals::reserved_name());
+    }
+    let name = message.body.slice_ref(parse.name);
+    let text = match text_of(session, parse.sql) {
+        Ok(text) => text,
+        Err(refusal) => {
+            return Verdict::Refuse {
+                refusal: Box::new(refusal),
+                normalized: String::new(),
+                name,
+            };
+        }
+    };
+    let list = match judge_text(session, text, judge) {
+        Text::Run(list) => list,
+        Text::NeedsState => return Verdict::NeedsState,
+        Text::Refuse(refusal, normalized) => {
+            return Verdict::Refuse {
+                refusal,
+                normalized,
+                name,
+            };
+        }
+    };
+    let types: Vec<u32> = parse.parameter_types().collect();
+    // A text of several statements is refused by the server itself; it was judged all the same.
+    let judged = if list.len() == 1 {
+        list.first().cloned()
+    } else {
+        None
+    };
+    let prepared = Arc::new(Prepared {
+        text: Arc::from(text),
+        judged: judged.clone(),
+        basis: session.basis(),
+        parameter_types: types.clone(),
+        by_sql: false,
+        signature: OnceLock::new(),
+        expected: None,
+    });
+    let mut actions = Vec::with_capacity(2);
+    let mut texts = Texts::default();
+    let governed = match judged.as_ref().map(|judged| judged.permit.send()) {
+        Some(SendAs::Governed(governed)) => {
+            texts = texts_of(session, text, &list, true);
+            actions.push(Action::ToServer(message::parse(
+                parse.name,
+                &governed.text,
+                &types,
+            )));
+            true
+        }
+        Some(SendAs::AsWritten) | None => {
+            actions.push(Action::ToServer(message.raw.clone()));
+            false
+        }
+    };
+    let undo = session.objects.set_statement(parse.name, Arc::clone(&prepared));
+    session.pending.push_back(Pending::Parse { undo, texts });
+    if governed {
+        // The wire check: clients often never ask for a description.
+        actions.push(Action::ToServer(message::describe_statement(parse.name)));
+        session.pending.push_back(Pending::OwnDescribe { prepared });
+    }
+    Verdict::Done(actions)
+}
+
+/// Judges a prepared statement again where something it rested on moved.
+fn judge_again(
+    session: &mut Session,
+    prepared: &Prepared,
+    judge: &mut Judge,
+) -> Result<Option<Arc<Judged>>, Verdict> {
+    if !session.protected() && prepared.basis.policy == session.world.policy.generation {
+        return Ok(None);
+    }
+    let trusted = !session.stale || session.status == TransactionStatus::Failed || !session.protected();
+    let depends = prepared
+        .judged
+        .as_ref()
+        .is_some_and(|judged| depends_on_state(judged));
+    if !trusted && depends {
+        return Err(Verdict::NeedsState);
+    }
+    if prepared.basis == session.basis() || prepared.judged.is_none() {
+        return Ok(None);
+    }
+    match judge_text(session, &prepared.text, judge) {
+        Text::Run(list) => Ok(list.into_iter().next()),
+        Text::NeedsState => Err(Verdict::NeedsState),
+        Text::Refuse(refusal, normalized) => Err(Verdict::Refuse {
+            refusal,
+            normalized,
+            name: Bytes::from_static(RESERVED_NAME),
+        }),
+    }
+}
+
+/// Whether two decisions send the same text about the same relations.
+fn same_meaning(before: &Judged, now: &Judged) -> bool {
+    let relations = |judged: &Judged| {
+        judged.permit.facts().map(|facts| {
+            facts
+                .actions
+                .iter()
+                .map(|action| (action.action, action.relation))
+                .collect::<Vec<_>>()
+        })
+    };
+    relations(before) == relations(now)
+        && before.permit.send() == now.permit.send()
+        && before.result == now.result
+}
+
+/// Prepares a statement again under its own name; what the client then binds is the new one.
+fn prepare_again(
+    session: &mut Session,
+    name: &[u8],
+    before: &Arc<Prepared>,
+    judged: Arc<Judged>,
+) -> Vec<Action> {
+    let mut actions = Vec::with_capacity(3);
+    let prepared = Arc::new(Prepared {
+        text: Arc::clone(&before.text),
+        judged: Some(Arc::clone(&judged)),
+        basis: session.basis(),
+        parameter_types: before.parameter_types.clone(),
+        by_sql: before.by_sql,
+        signature: OnceLock::new(),
+        expected: before
+            .expected
+            .clone()
+            .or_else(|| before.signature.get().cloned()),
+    });
+    let text = sent_text(&judged, &prepared.text);
+    actions.push(Action::ToServer(message::close_statement(name)));
+    session.pending.push_back(Pending::OwnClose);
+    actions.push(Action::ToServer(message::parse(
+        name,
+        &text,
+        &prepared.parameter_types,
+    )));
+    session.pending.push_back(Pending::OwnParse);
+    actions.push(Action::ToServer(message::describe_statement(name)));
+    session.pending.push_back(Pending::OwnDescribe {
+        prepared: Arc::clone(&prepared),
+    });
+    // Not taken back on failure: the server closed the old one in any case, and a Bind to it fails there.
+    let _kept = session.objects.set_statement(name, prepared);
+    actions
+}
+
+fn bind(session: &mut Session, message: &ClientMessage, judge: &mut Judge) -> Verdict {
+    let Ok(bind) = frontend::BindNames::decode_front(&message.body) else {
+        return Verdict::Malformed;
+    };
+    if bind.portal.starts_with(RESERVED_PREFIX) || bind.statement.starts_with(RESERVED_PREFIX) {
+        return refuse(refusals::reserved_name());
+    }
+    let Some(mut prepared) = session.objects.statement(bind.statement).cloned() else {
+        return refuse(refusals::unknown_statement(bind.statement));
+    };
+    let mut actions = Vec::new();
+    match judge_again(session, &prepared, judge) {
+        Ok(None) => {}
+        Ok(Some(judged)) => {
+            let same = prepared
+                .judged
+                .as_ref()
+                .is_some_and(|before| same_meaning(before, &judged));
+            if same {
+                let renewed = Arc::new(Prepared {
+                    text: Arc::clone(&prepared.text),
+                    judged: Some(judged),
+                    basis: session.basis(),
+                    parameter_types: prepared.parameter_types.clone(),
+                    by_sql: prepared.by_sql,
+                    signature: prepared.signature.clone(),
+                    expected: prepared.expected.clone(),
+                });
+                let _kept = session
+                    .objects
+                    .set_statement(bind.statement, Arc::clone(&renewed));
+                prepared = renewed;
+            } else if prepared.by_sql {
+                return refuse(refusals::plan_changed());
+            } else {
+                return Verdict::DoThenAgain(prepare_again(session, bind.statement, &prepared, judged));
+            }
+        }
+        Err(verdict) => return verdict,
+    }
+    if prepared.result_moved() {
+        return refuse(refusals::plan_changed());
+    }
+    let strip = prepared
+        .judged
+        .as_ref()
+        .map_or(0, |judged| judged.result.strip.len());
+    let masks = prepared
+        .judged
+        .as_ref()
+        .is_some_and(|judged| !judged.result.is_plain());
+    let formats: Arc<[i16]> = if masks && message.streamed {
+        // The formats stand behind the values, which are streamed.
+        return refuse(refusals::not_served(
+            "a Bind of more than 64 KiB to a statement whose rows are masked on the wire",
+        ));
+    } else if message.streamed {
+        Arc::from([])
+    } else {
+        match frontend::Bind::decode(&message.body) {
+            Ok(bind) => bind.result_formats.iter().collect(),
+            Err(_) => return Verdict::Malformed,
+        }
+    };
+    let mut sent_formats = Arc::clone(&formats);
+    if strip > 0 && formats.len() > 1 {
+        sent_formats = formats
+            .iter()
+            .copied()
+            .chain(std::iter::repeat_n(0, strip))
+            .collect();
+        match message::bind_with_formats(&message.body, &sent_formats) {
+            Some(raw) => actions.push(Action::ToServer(raw)),
+            None => return Verdict::Malformed,
+        }
+    } else {
+        actions.push(Action::ToServer(message.raw.clone()));
+    }
+    let portal = Portal {
+        prepared,
+        formats: sent_formats,
+        run: None,
+        hold: false,
+        rows_delivered: 0,
+    };
+    let undo = session.objects.set_portal(bind.portal, portal);
+    session.pending.push_back(Pending::Bind {
+        undo,
+        texts: Texts::default(),
+    });
+    Verdict::Done(actions)
+}
+
+fn describe(session: &mut Session, message: &ClientMessage, _judge: &mut Judge) -> Verdict {
+    let Ok(FrontendMessage::Describe(target)) = FrontendMessage::decode(message.tag, &message.body) else {
+        return Verdict::Malformed;
+    };
+    let (plan, prepared) = match target {
+        Target::Statement(name) => match session.objects.statement(name) {
+            Some(prepared) => (prepared.judged.clone(), Some(Arc::clone(prepared))),
+            None => return refuse(refusals::unknown_statement(name)),
+        },
+        Target::Portal(name) => match session.objects.portal(name) {
+            Some(portal) => (portal.prepared.judged.clone(), None),
+            None => return refuse(refusals::unknown_portal(name)),
+        },
+    };
+    // EXECUTE and FETCH have the columns of what they run.
+    let plan = match plan.as_ref().and_then(|judged| judged.kind()) {
+        Some(StatementKind::Execute(name)) => session
+            .objects
+            .statement(name.as_bytes())
+            .and_then(|prepared| prepared.judged.clone())
+            .or(plan),
+        Some(StatementKind::Fetch { name, .. }) => session
+            .objects
+            .portal(name.as_bytes())
+            .and_then(|portal| portal.prepared.judged.clone())
+            .or(plan),
+        _ => plan,
+    };
+    session.pending.push_back(Pending::Describe { plan, prepared });
+    Verdict::Done(vec![Action::ToServer(message.raw.clone())])
+}
+
+fn execute(session: &mut Session, message: &ClientMessage, judge: &mut Judge) -> Verdict {
+    let Ok(FrontendMessage::Execute(execute)) = FrontendMessage::decode(message.tag, &message.body) else {
+        return Verdict::Malformed;
+    };
+    if execute.portal.starts_with(RESERVED_PREFIX) {
+        return refuse(refusals::reserved_name());
+    }
+    let Some(portal) = session.objects.portal(execute.portal).cloned() else {
+        return refuse(refusals::unknown_portal(execute.portal));
+    };
+    let Some(judged) = portal.prepared.judged.clone() else {
+        session.pending.push_back(Pending::ExecuteEmpty);
+        return Verdict::Done(vec![Action::ToServer(message.raw.clone())]);
+    };
+    // An open portal keeps the relations it was bound with; policy and identity are looked at again.
+    if session.protected() && portal.prepared.basis.policy != session.world.policy.generation {
+        match judge_again(session, &portal.prepared, judge) {
+            Ok(None) => {}
+            Ok(Some(now)) if same_meaning(&judged, &now) => {}
+            Ok(Some(_)) => return refuse(refusals::policy_changed()),
+            Err(verdict) => return verdict,
+        }
+    }
+    // Utility statements look their names up only now.
+    if session.protected() && resolves_late(&judged) {
+        match judge_again(session, &portal.prepared, judge) {
+            Ok(None) => {}
+            Ok(Some(now)) if same_meaning(&judged, &now) => {}
+            Ok(Some(_)) => return refuse(refusals::plan_changed()),
+            Err(verdict) => return verdict,
+        }
+    }
+    if let Some(refusal) = execute_moved(session, &judged) {
+        return refuse(refusal);
+    }
+    if session.world.policy.guardrails.max_affected_rows.is_some() {
+        if let Some(refusal) = uncounted(&judged) {
+            return refuse(refusal);
+        }
+        if commits(&judged) {
+            if !session.pending.is_empty() {
+                return Verdict::NeedsReplies;
+            }
+            if let Some(refusal) = over_limit(session, &[Arc::clone(&judged)]) {
+                return refuse(refusal);
+            }
+        }
+    }
+    let mut actions = Vec::with_capacity(2);
+    let (sequence, undo) = match portal.run {
+        // More rows of a suspended portal.
+        Some(sequence) if session.runs.contains_key(&sequence) => (sequence, Undo::Nothing),
+        _ => {
+            let (undo, result, rows_before) = match apply_to_objects(session, &judged, &portal.formats) {
+                Ok(done) => done,
+                Err(refusal) => return refuse(refusal),
+            };
+            note_state_change(session, &judged);
+            let mut run = session.new_run(&judged, &result, Arc::clone(&portal.formats));
+            run.rows_before = rows_before;
+            Session::announce(&run, &mut actions);
+            let sequence = run.sequence;
+            session.runs.insert(sequence, run);
+            if let Some(portal) = session.objects.portal_mut(execute.portal) {
+                portal.run = Some(sequence);
+            }
+            (sequence, undo)
+        }
+    };
+    actions.push(Action::ToServer(message.raw.clone()));
+    session.pending.push_back(Pending::Execute {
+        sequence,
+        undo,
+        texts: Texts::default(),
+    });
+    Verdict::Done(actions)
+}
+
+/// EXECUTE of a statement whose decision no longer holds.
+fn execute_moved(session: &Session, judged: &Judged) -> Option<Refusal> {
+    if !session.protected() {
+        return None;
+    }
+    let Some(StatementKind::Execute(name)) = judged.kind() else {
+        return None;
+    };
+    let prepared = session.objects.statement(name.as_bytes())?;
+    (prepared.basis != session.basis()).then_some(())?;
+    let before = prepared.judged.as_ref()?;
+    let statement = before.statement.as_ref()?;
+    match judge_statement(statement, session.context()) {
+        Ok(now) if same_meaning(before, &now) => None,
+        Ok(_) => Some(refusals::plan_changed()),
+        Err(refusal) => Some(refusal),
+    }
+}
+
+/// Whether the server resolves the names of that kind only when it executes it.
+fn resolves_late(judged: &Judged) -> bool {
+    !matches!(
+        judged.kind(),
+        Some(
+            StatementKind::Select
+                | StatementKind::Insert
+                | StatementKind::Update
+                | StatementKind::Delete
+                | StatementKind::Merge
+        )
+    )
+}
+
+fn close(session: &mut Session, message: &ClientMessage, _judge: &mut Judge) -> Verdict {
+    let Ok(FrontendMessage::Close(target)) = FrontendMessage::decode(message.tag, &message.body) else {
+        return Verdict::Malformed;
+    };
+    let undo = match target {
+        Target::Statement(name) => session.objects.remove_statement(name),
+        Target::Portal(name) => session.objects.remove_portal(name),
+    };
+    session.pending.push_back(Pending::Close { undo });
+    Verdict::Done(vec![Action::ToServer(message.raw.clone())])
+}
+
+fn sync(session: &mut Session, message: ClientMessage, out: &mut Vec<Action>) {
+    let limit = session.world.policy.guardrails.max_affected_rows;
+    if let Some(rows_max) = limit
+        && session.status == TransactionStatus::Idle
+        && session.unsynced
+        && !session.skipping
+    {
+        // Outside a block the Sync commits: count first.
+        if !session.pending.is_empty() {
+            return session.block(message, Stage::Replies, out);
+        }
+        if session.affected > rows_max {
+            let refusal = refusals::too_many_changes(session.affected, rows_max, affected_rule());
+            refuse_in_pipeline(session, refusal, String::new(), RESERVED_NAME, out);
+        }
+    }
+    session.skipping = false;
+    session.unsynced = false;
+    session.pending.push_back(Pending::Sync);
+    out.push(Action::ToServer(message.raw));
+}
+
+fn function_call(session: &mut Session, message: ClientMessage, out: &mut Vec<Action>) {
+    if session.skipping {
+        return;
+    }
+    let Ok(call) = frontend::FunctionCall::function_of_front(&message.body) else {
+        session.kill("08P01", "invalid message format", out);
+        return;
+    };
+    let judged = match access_policy::decide_function_call(call, session.context()) {
+        access_policy::Decision::Permit(permit) => crate::judge::judged_call(permit),
+        access_policy::Decision::Refuse(refusal) => {
+            return refuse_query(session, refusal, String::new(), out);
+        }
+    };
+    let formats: Arc<[i16]> = Arc::from([]);
+    let run = session.new_run(&judged, &judged, formats);
+    Session::announce(&run, out);
+    let sequence = run.sequence;
+    session.runs.insert(sequence, run);
+    session.pending.push_back(Pending::FunctionCall { sequence });
+    if message.streamed {
+        session.streaming = Streaming::Forward;
+    }
+    out.push(Action::ToServer(message.raw));
+}

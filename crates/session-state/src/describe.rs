@@ -1,0 +1,150 @@
+//! Facts in names, for receipts: OIDs mean nothing outside the database they come from.
+
+use sql_facts::facts::{Action, ColumnId, StatementFacts, StatementKind, Transformation};
+use sql_facts::{AttNum, CatalogView, Oid};
+
+/// A statement in names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Description {
+    /// Kind, as a command tag (`SELECT`, `ALTER TABLE`).
+    pub kind: String,
+    /// The text with its literals removed.
+    pub normalized: String,
+    /// What is done to which relation, with the columns' names.
+    pub actions: Vec<(Action, String, Vec<String>)>,
+    /// Columns that decide which rows come out.
+    pub filters: Vec<(String, Transformation)>,
+    /// Functions called.
+    pub functions: Vec<String>,
+    /// Result columns (or assigned ones, then `target` is set) and where they come from.
+    pub output: Vec<OutputDescription>,
+}
+
+/// One result column in names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OutputDescription {
+    /// As the client sees it.
+    pub name: String,
+    /// For a write: the column assigned.
+    pub target: Option<String>,
+    /// Sources, `schema.table.column`.
+    pub sources: Vec<(String, Transformation)>,
+}
+
+impl Description {
+    /// Of a text that could not be read.
+    pub fn unreadable() -> Self {
+        Self {
+            kind: "unreadable".to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Puts facts into names.
+pub(crate) fn describe(facts: Option<&StatementFacts>, view: CatalogView<'_>) -> Description {
+    let Some(facts) = facts else {
+        return Description::unreadable();
+    };
+    let mut functions: Vec<String> = facts
+        .calls
+        .iter()
+        .filter(|call| call.syntax == sql_facts::facts::CallSyntax::Function)
+        .map(|call| call.name.clone())
+        .collect();
+    functions.sort();
+    functions.dedup();
+    Description {
+        kind: kind_name(&facts.kind),
+        normalized: facts.normalized.clone(),
+        actions: facts
+            .actions
+            .iter()
+            .map(|action| {
+                let columns = action
+                    .columns
+                    .iter()
+                    .filter_map(|number| action.relation.and_then(|oid| column_name(view, oid, *number)))
+                    .collect();
+                (action.action, action.name.clone(), columns)
+            })
+            .collect(),
+        filters: facts
+            .indirect
+            .iter()
+            .filter_map(|source| Some((qualified(view, source.column)?, source.transformation)))
+            .collect(),
+        functions,
+        output: facts
+            .output
+            .iter()
+            .map(|output| OutputDescription {
+                name: output.name.clone(),
+                target: output.target.and_then(|column| qualified(view, column)),
+                sources: output
+                    .sources
+                    .iter()
+                    .filter_map(|source| Some((qualified(view, source.column)?, source.transformation)))
+                    .collect(),
+            })
+            .collect(),
+    }
+}
+
+fn column_name(view: CatalogView<'_>, relation: Oid, number: AttNum) -> Option<String> {
+    if number == 0 {
+        return Some("*".to_owned());
+    }
+    Some(view.relation(relation)?.column_by_number(number)?.name.clone())
+}
+
+fn qualified(view: CatalogView<'_>, id: ColumnId) -> Option<String> {
+    let relation = view.relation(id.relation)?;
+    Some(format!(
+        "{}.{}.{}",
+        relation.schema,
+        relation.name,
+        column_name(view, id.relation, id.column)?
+    ))
+}
+
+/// The name of a kind, as PostgreSQL's command tags spell it.
+pub(crate) fn kind_name(kind: &StatementKind) -> String {
+    match kind {
+        StatementKind::Select => "SELECT",
+        StatementKind::CreateTableAs => "CREATE TABLE AS",
+        StatementKind::Insert => "INSERT",
+        StatementKind::Update => "UPDATE",
+        StatementKind::Delete => "DELETE",
+        StatementKind::Merge => "MERGE",
+        StatementKind::Truncate => "TRUNCATE TABLE",
+        StatementKind::CopyTo(_) | StatementKind::CopyFrom(_) => "COPY",
+        StatementKind::Explain { .. } => "EXPLAIN",
+        StatementKind::CreateView => "CREATE VIEW",
+        StatementKind::Ddl(tag) | StatementKind::Admin(tag) => return tag.clone(),
+        StatementKind::Call => "CALL",
+        StatementKind::Begin => "BEGIN",
+        StatementKind::Commit { .. } => "COMMIT",
+        StatementKind::Rollback { .. } | StatementKind::RollbackTo(_) => "ROLLBACK",
+        StatementKind::TwoPhase => "PREPARE TRANSACTION",
+        StatementKind::Savepoint(_) => "SAVEPOINT",
+        StatementKind::Release(_) => "RELEASE",
+        StatementKind::Set | StatementKind::TransactionSetting => "SET",
+        StatementKind::Show => "SHOW",
+        StatementKind::Prepare(_) => "PREPARE",
+        StatementKind::Execute(_) => "EXECUTE",
+        StatementKind::Deallocate(_) => "DEALLOCATE",
+        StatementKind::Declare { .. } => "DECLARE CURSOR",
+        StatementKind::Fetch {
+            moves_only: false, ..
+        } => "FETCH",
+        StatementKind::Fetch { moves_only: true, .. } => "MOVE",
+        StatementKind::CloseCursor(_) => "CLOSE CURSOR",
+        StatementKind::Listen(_) => "LISTEN",
+        StatementKind::Unlisten(_) => "UNLISTEN",
+        StatementKind::Notify(_) => "NOTIFY",
+        StatementKind::Discard(_) => "DISCARD",
+        StatementKind::Lock => "LOCK TABLE",
+    }
+    .to_owned()
+}

@@ -1,0 +1,162 @@
+//! Judging texts, once: parse, decide, describe, and remember the result under everything it rested on.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use access_policy::{Decision, DecisionContext, Permit, Refusal};
+use lru::LruCache;
+use sql_facts::{ParsedStatement, StatementKind, Unreadable};
+
+use crate::describe::{Description, describe};
+use crate::result::ResultPlan;
+
+/// Texts longer than this are not remembered.
+const CACHED_TEXT_MAX: usize = 16 * 1024;
+/// How many decisions a thread remembers.
+const CACHED_DECISIONS: usize = 4096;
+
+/// One statement of a text, judged.
+#[derive(Debug)]
+pub struct Judged {
+    /// The statement, for judging it again under another state.
+    pub statement: Option<ParsedStatement>,
+    /// The proof that it was judged.
+    pub permit: Permit,
+    /// How its rows are treated.
+    pub result: ResultPlan,
+    /// Names for receipts.
+    pub description: Description,
+}
+
+impl Judged {
+    /// What it is, where it could be read.
+    pub fn kind(&self) -> Option<&StatementKind> {
+        self.permit.facts().map(|facts| &facts.kind)
+    }
+    /// The kind that runs: that of the statement inside PREPARE, EXPLAIN ANALYZE and the like is not looked at.
+    pub fn writes(&self) -> bool {
+        match self.permit.facts() {
+            None => true,
+            Some(facts) => {
+                facts.writes_data
+                    || matches!(
+                        facts.kind,
+                        StatementKind::Insert
+                            | StatementKind::Update
+                            | StatementKind::Delete
+                            | StatementKind::Merge
+                            | StatementKind::Truncate
+                            | StatementKind::CopyFrom(_)
+                            | StatementKind::CreateTableAs
+                            | StatementKind::CreateView
+                            | StatementKind::Ddl(_)
+                            | StatementKind::Call
+                            | StatementKind::Admin(_)
+                            | StatementKind::TwoPhase
+                    )
+            }
+        }
+    }
+}
+
+/// What a decision rests on, besides the text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Basis {
+    /// Policy generation.
+    pub policy: u64,
+    /// Catalog version.
+    pub catalog: u64,
+    /// Number of the session's overlay: unique in the process, 0 for an empty one.
+    pub overlay: u64,
+    /// Search path.
+    pub path: Arc<sql_facts::SearchPath>,
+    /// Subject, as a number the sidecar gives to equal subjects.
+    pub subject: u64,
+}
+
+/// Remembers decisions. One per thread, no lock.
+#[derive(Debug)]
+pub struct Judge {
+    cache: LruCache<(Box<str>, Basis), Arc<Judged>>,
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Self {
+            cache: LruCache::new(NonZeroUsize::new(CACHED_DECISIONS).unwrap_or(NonZeroUsize::MIN)),
+        }
+    }
+}
+
+impl Judge {
+    /// A remembered decision for a text of one statement.
+    pub fn remembered(&mut self, text: &str, basis: &Basis) -> Option<Arc<Judged>> {
+        if text.len() > CACHED_TEXT_MAX {
+            return None;
+        }
+        // The key owns its text; a borrowed look-up would need a second map. 16 KiB at most.
+        self.cache.get(&(Box::from(text), basis.clone())).cloned()
+    }
+    /// Remembers a permit for a text of one statement.
+    pub fn remember(&mut self, text: &str, basis: &Basis, judged: &Arc<Judged>) {
+        if text.len() <= CACHED_TEXT_MAX {
+            self.cache
+                .put((Box::from(text), basis.clone()), Arc::clone(judged));
+        }
+    }
+}
+
+/// Judges one statement.
+pub(crate) fn judge_statement(
+    statement: &ParsedStatement,
+    context: DecisionContext<'_>,
+) -> Result<Arc<Judged>, Refusal> {
+    match access_policy::decide(statement, context) {
+        Decision::Permit(permit) => {
+            let description = describe(permit.facts().map(Arc::as_ref), context.view);
+            let result = ResultPlan::from_permit(&permit);
+            Ok(Arc::new(Judged {
+                statement: Some(statement.clone()),
+                permit,
+                result,
+                description,
+            }))
+        }
+        Decision::Refuse(refusal) => Err(refusal),
+    }
+}
+
+/// Judges a text that does not parse.
+pub(crate) fn judge_unreadable(
+    text: &str,
+    reason: &Unreadable,
+    context: DecisionContext<'_>,
+) -> Result<Arc<Judged>, Refusal> {
+    match access_policy::decide_unreadable(text, reason, context) {
+        Decision::Permit(permit) => {
+            let result = ResultPlan::from_permit(&permit);
+            Ok(Arc::new(Judged {
+                statement: None,
+                permit,
+                result,
+                description: Description::unreadable(),
+            }))
+        }
+        Decision::Refuse(refusal) => Err(refusal),
+    }
+}
+
+/// A FunctionCall that was permitted.
+pub(crate) fn judged_call(permit: Permit) -> Arc<Judged> {
+    let result = ResultPlan::from_permit(&permit);
+    let description = Description {
+        kind: "FUNCTION CALL".to_owned(),
+        ..Description::default()
+    };
+    Arc::new(Judged {
+        statement: None,
+        permit,
+        result,
+        description,
+    })
+}
