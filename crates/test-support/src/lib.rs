@@ -15,6 +15,7 @@ mod binaries;
 mod certificates;
 mod postgres;
 mod process;
+pub mod shop;
 mod wait;
 
 pub use binaries::{binary, workspace_root};

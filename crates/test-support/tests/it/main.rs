@@ -8,3 +8,4 @@
 mod architecture;
 mod dependencies;
 mod postgres;
+mod shop;

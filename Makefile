@@ -1,0 +1,47 @@
+# `make help` prints what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+# Everything is built into one folder; `make demo` and `make test` share what they build.
+export CARGO_TERM_PROGRESS_WHEN ?= auto
+
+.PHONY: help demo demo-stop test check fmt bench generate regress deps-build deps-demo deps-test deps-bench
+
+help: ## print this
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: deps-demo ## a governed PostgreSQL on this machine, with an AI agent's day played against it
+	@echo "== building weir, weir-sidecar and weir-collector (a few minutes the first time)"
+	@$(CARGO) build --locked --bin weir --bin weir-sidecar --bin weir-collector
+	@target/debug/weir demo
+
+demo-stop: ## end what `make demo` left running
+	@target/debug/weir demo --stop
+
+test: deps-test ## every test
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --workspace
+
+check: deps-build ## formatting, lints, licences, generated files
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@scripts/check-dependencies.sh
+	@echo "== generated files are current"
+	$(CARGO) test --locked -q -p crd-types -p receipts --lib
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+generate: deps-build ## write the generated files again (crds/, docs/*.schema.json)
+	WEIR_GENERATE=1 $(CARGO) test --locked -q -p crd-types -p receipts --lib
+
+bench: deps-bench ## pgbench: direct, through the sidecar, through pgbouncer; ratios
+	$(CARGO) build --locked --release --bin weir-sidecar
+	scripts/bench.sh target/release/weir-sidecar
+
+regress: deps-demo ## PostgreSQL's own regression scripts, direct and through the sidecar
+	$(CARGO) build --locked --bin weir-sidecar
+	scripts/regress.sh target/debug/weir-sidecar
+
+deps-build deps-demo deps-test deps-bench: deps-%:
+	@scripts/install-deps.sh $*
