@@ -27,6 +27,8 @@ pub struct OutputDescription {
     pub name: String,
     /// For a write: the column assigned.
     pub target: Option<String>,
+    /// Type of its mask, where it shows a masked column.
+    pub mask: Option<String>,
     /// Sources, `schema.table.column`.
     pub sources: Vec<(String, Transformation)>,
 }
@@ -81,6 +83,7 @@ pub(crate) fn describe(facts: Option<&StatementFacts>, view: CatalogView<'_>) ->
             .map(|output| OutputDescription {
                 name: output.name.clone(),
                 target: output.target.and_then(|column| qualified(view, column)),
+                mask: None,
                 sources: output
                     .sources
                     .iter()

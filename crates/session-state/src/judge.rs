@@ -1,7 +1,8 @@
 //! Judging texts, once: parse, decide, describe, and remember the result under everything it rested on.
 
+use std::any::Any;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use access_policy::{Decision, DecisionContext, Permit, Refusal};
 use lru::LruCache;
@@ -26,6 +27,8 @@ pub struct Judged {
     pub result: ResultPlan,
     /// Names for receipts.
     pub description: Description,
+    /// Whatever the recorder makes of it once and keeps for later executions.
+    pub recorded_as: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Judged {
@@ -120,6 +123,7 @@ pub(crate) fn judge_statement(
                 permit,
                 result,
                 description,
+                recorded_as: OnceLock::new(),
             }))
         }
         Decision::Refuse(refusal) => Err(refusal),
@@ -140,6 +144,7 @@ pub(crate) fn judge_unreadable(
                 permit,
                 result,
                 description: Description::unreadable(),
+                recorded_as: OnceLock::new(),
             }))
         }
         Decision::Refuse(refusal) => Err(refusal),
@@ -158,5 +163,6 @@ pub(crate) fn judged_call(permit: Permit) -> Arc<Judged> {
         permit,
         result,
         description,
+        recorded_as: OnceLock::new(),
     })
 }

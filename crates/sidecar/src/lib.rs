@@ -1,1 +1,3 @@
-//! x
+//! The proxy.
+
+pub mod recorder;
