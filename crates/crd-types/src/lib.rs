@@ -1,1 +1,20 @@
-//! x
+//! `crd-types`: the custom resources as Kubernetes sees them. Front verb: [`crds_yaml`], which prints `crds/`.
+//!
+//! ```text
+//!  DatabaseAccessPolicy (types here) ──crds_yaml──► crds/databaseaccesspolicies.weir.dev.yaml
+//!              └────────── access-policy::compile reads manifests against the same schema
+//! ```
+//!
+//! The schema offers only fields that work. It knows shapes and the bounds Kubernetes can check; what a field means is
+//! `access-policy`'s business. No client, no I/O.
+
+pub mod policy;
+mod schema;
+
+pub use policy::{DatabaseAccessPolicy, DatabaseAccessPolicySpec};
+pub use schema::{crds_yaml, spec_schema};
+
+/// The API group of every resource.
+pub const GROUP: &str = "weir.dev";
+/// The served version.
+pub const VERSION: &str = "v1alpha1";
