@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use sql_facts::{CatalogView, Governed, ParsedStatement, StatementFacts, Unreadable};
 
-use crate::policy::{BoundPolicy, Subject};
+use crate::bind::BoundPolicy;
+use crate::policy::Subject;
 
 /// The policy and rule that decided.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -102,6 +103,7 @@ impl Permit {
 
 /// A decision.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "made once a statement and taken apart at once")]
 pub enum Decision {
     /// Send it.
     Permit(Permit),

@@ -9,16 +9,24 @@
 //! Pure. `decide` makes the [`sql_facts::Plan`], calls `govern`, reads the governed text again, and alone makes a
 //! [`Permit`]. It does not know sockets, sessions or receipts.
 
+mod bind;
 mod decide;
 mod manifest;
-mod policy;
+pub mod names;
+pub mod policy;
+mod predicate;
+mod secret;
+mod yaml;
 
+#[cfg(test)]
+mod tests;
+
+pub use bind::{BoundPolicy, Guardrails, Unresolved, bind};
 pub use decide::{
     Decision, DecisionContext, Permit, Refusal, RefusalCode, RuleRef, SendAs, StatementLimits, Verdict,
     decide, decide_function_call, decide_unreadable,
 };
 pub use manifest::{Manifest, Problem, compile};
-pub use policy::{
-    BoundPolicy, DatabasePolicy, Endpoint, Guardrails, PolicyMode, PolicySet, ReceiptMode, Subject,
-    Unresolved, bind,
-};
+pub use policy::{DatabasePolicy, Endpoint, PolicyMode, PolicySet, ReceiptMode, Subject};
+pub use predicate::Predicate;
+pub use secret::{NoSecrets, SecretBytes, SecretKey, SecretSource};

@@ -11,6 +11,7 @@
 pub mod policy;
 mod schema;
 
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 pub use policy::{DatabaseAccessPolicy, DatabaseAccessPolicySpec};
 pub use schema::{crds_yaml, spec_schema};
 

@@ -17,7 +17,8 @@ const PROPERTIES_MAX: u64 = 64;
 /// # Errors
 /// A message, if a definition cannot be printed (our own mistake).
 pub fn crds_yaml() -> Result<Vec<(String, String)>, String> {
-    let mut definition = serde_json::to_value(DatabaseAccessPolicy::crd()).map_err(|error| error.to_string())?;
+    let mut definition =
+        serde_json::to_value(DatabaseAccessPolicy::crd()).map_err(|error| error.to_string())?;
     for version in definition
         .pointer_mut("/spec/versions")
         .and_then(Value::as_array_mut)
@@ -121,7 +122,8 @@ mod tests {
             fields += 1;
             match node["type"].as_str() {
                 Some("object") => assert!(
-                    node["x-kubernetes-preserve-unknown-fields"] == json!(true) || node["maxProperties"].is_number(),
+                    node["x-kubernetes-preserve-unknown-fields"] == json!(true)
+                        || node["maxProperties"].is_number(),
                     "{path} drops unknown fields"
                 ),
                 Some("array") => assert!(node["maxItems"].is_number(), "{path} has no maxItems"),
@@ -133,7 +135,10 @@ mod tests {
                 other => panic!("{path} has type {other:?}"),
             }
             if !path.ends_with("[]") && path != "spec" {
-                assert!(node["description"].is_string(), "{path} has no text for kubectl explain");
+                assert!(
+                    node["description"].is_string(),
+                    "{path} has no text for kubectl explain"
+                );
             }
         });
         assert!(fields > 60, "the walk saw only {fields} fields");
@@ -162,7 +167,10 @@ mod tests {
             ("/properties/defaultAction", json!("Deny")),
             ("/properties/database/properties/port", json!(5432)),
             ("/properties/access/items/properties/effect", json!("Allow")),
-            ("/properties/database/properties/tls/properties/mode", json!("VerifyFull")),
+            (
+                "/properties/database/properties/tls/properties/mode",
+                json!("VerifyFull"),
+            ),
         ] {
             let node = schema.pointer(pointer).expect("field");
             assert_eq!(node["default"], default, "{pointer}");
