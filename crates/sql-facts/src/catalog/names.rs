@@ -1,0 +1,35 @@
+//! How names are written so that every server reads them the same.
+
+/// All words of PostgreSQL 13 to 18 that are not unreserved; quoting one more than a server needs is harmless.
+const RESERVED: &str = "all analyse analyze and any array as asc asymmetric authorization between bigint binary bit \
+boolean both case cast char character check coalesce collate collation column concurrently constraint create cross \
+current_catalog current_date current_role current_schema current_time current_timestamp current_user dec decimal \
+default deferrable desc distinct do else end except exists extract false fetch float for foreign freeze from full \
+grant greatest group grouping having ilike in initially inner inout int integer intersect interval into is isnull \
+join json json_array json_arrayagg json_exists json_object json_objectagg json_query json_scalar json_serialize \
+json_table json_value lateral leading least left like limit localtime localtimestamp merge_action national natural \
+nchar none normalize not notnull null nullif numeric offset on only or order out outer overlaps overlay placing \
+position precision primary real references returning right row select session_user setof similar smallint some \
+substring symmetric system_user table tablesample then time timestamp to trailing treat trim true union unique \
+user using values varchar variadic verbose when where window with xmlattributes xmlconcat xmlelement xmlexists \
+xmlforest xmlnamespaces xmlparse xmlpi xmlroot xmlserialize xmltable";
+
+/// An identifier as it must be written: quoted unless it is a plain lower-case word that no server reserves.
+pub fn quote_identifier(name: &str) -> String {
+    let mut letters = name.bytes();
+    let plain = letters
+        .next()
+        .is_some_and(|b| b.is_ascii_lowercase() || b == b'_')
+        && letters.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && !RESERVED.split_ascii_whitespace().any(|word| word == name);
+    if plain {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
+}
+
+/// `schema.name`, both as they must be written.
+pub fn quote_qualified(schema: &str, name: &str) -> String {
+    format!("{}.{}", quote_identifier(schema), quote_identifier(name))
+}
