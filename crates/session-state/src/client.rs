@@ -123,6 +123,11 @@ fn in_pipeline(
         // The server drops it too: an error was answered and no Sync has come.
         return;
     }
+    if let Some(refusal) = session.cannot_record.clone()
+        && matches!(message.tag, b'P' | b'B' | b'E')
+    {
+        return refuse_in_pipeline(session, refusal, String::new(), RESERVED_NAME, out);
+    }
     match handler(session, &message, judge) {
         Verdict::Done(actions) => {
             session.unsynced = true;
@@ -540,6 +545,9 @@ fn query(session: &mut Session, message: ClientMessage, judge: &mut Judge, out: 
         session.kill("08P01", "invalid message format", out);
         return;
     };
+    if let Some(refusal) = session.cannot_record.clone() {
+        return refuse_query(session, refusal, String::new(), out);
+    }
     let text = match text_of(session, sql) {
         Ok(text) => text,
         Err(refusal) => return refuse_query(session, refusal, String::new(), out),
@@ -1211,6 +1219,9 @@ fn sync(session: &mut Session, message: ClientMessage, out: &mut Vec<Action>) {
 fn function_call(session: &mut Session, message: ClientMessage, out: &mut Vec<Action>) {
     if session.skipping {
         return;
+    }
+    if let Some(refusal) = session.cannot_record.clone() {
+        return refuse_query(session, refusal, String::new(), out);
     }
     let Ok(call) = frontend::FunctionCall::function_of_front(&message.body) else {
         session.kill("08P01", "invalid message format", out);

@@ -11,7 +11,7 @@ use crate::message;
 use crate::pending::{OwnPurpose, Pending, QueryRun, Run, Texts};
 use crate::refusals;
 use crate::result::ResultPlan;
-use crate::session::{Action, Session, finish};
+use crate::session::{Action, Session, Streaming, finish};
 
 /// One message of the server.
 pub(crate) fn handle(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
@@ -539,18 +539,8 @@ fn row(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
     let Some(run) = session.front_run_mut() else {
         return unexpected(session, b'D', out);
     };
-    if run.stopping.is_some() {
-        return;
-    }
     if run.plan().count_as.is_some() {
         run.wrapped_count = message::first_count(body, &run.formats);
-        return;
-    }
-    if let Some((rows_max, rule)) = run.judged.permit.limits().returned_rows_max.clone()
-        && run.rows_before + run.outcome.rows_returned >= rows_max
-    {
-        let refusal = refusals::too_many_rows(rows_max, rule);
-        session.stop_front(refusal, out);
         return;
     }
     let bytes = if run.plan().is_plain() {
@@ -564,27 +554,56 @@ fn row(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
             }
         }
     };
+    match count_row(session, bytes.len(), out) {
+        Counted::Deliver => out.push(Action::ToClient(bytes)),
+        Counted::Drop => {}
+    }
+}
+
+/// The beginning of a row of a plain result that is too long to be held; says where its rest goes.
+pub(crate) fn long_row(session: &mut Session, prefix: Bytes, out: &mut Vec<Action>) -> Streaming {
+    match count_row(session, prefix.len(), out) {
+        Counted::Deliver => {
+            out.push(Action::ToClient(prefix));
+            Streaming::Forward
+        }
+        Counted::Drop => Streaming::Drop,
+    }
+}
+
+/// Whether a row is delivered.
+enum Counted {
+    Deliver,
+    Drop,
+}
+
+/// Counts one row or line of COPY against `maxReturnedRows`.
+fn count_row(session: &mut Session, bytes: usize, out: &mut Vec<Action>) -> Counted {
+    let Some(run) = session.front_run_mut() else {
+        return Counted::Drop;
+    };
+    if run.stopping.is_some() {
+        return Counted::Drop;
+    }
+    if let Some((rows_max, rule)) = run.judged.permit.limits().returned_rows_max.clone()
+        && run.rows_before + run.outcome.rows_returned >= rows_max
+    {
+        session.stop_front(refusals::too_many_rows(rows_max, rule), out);
+        return Counted::Drop;
+    }
     run.outcome.rows_returned += 1;
-    run.outcome.bytes_returned += bytes.len() as u64;
-    out.push(Action::ToClient(bytes));
+    run.outcome.bytes_returned += bytes as u64;
+    Counted::Deliver
 }
 
 fn copy_row(session: &mut Session, raw: Bytes, out: &mut Vec<Action>) {
-    let Some(run) = session.front_run_mut() else {
+    if session.front_run().is_none() {
         return unexpected(session, b'd', out);
-    };
-    if run.stopping.is_some() {
-        return;
     }
-    if let Some((rows_max, rule)) = run.judged.permit.limits().returned_rows_max.clone()
-        && run.outcome.rows_returned >= rows_max
-    {
-        session.stop_front(refusals::too_many_rows(rows_max, rule), out);
-        return;
+    match count_row(session, raw.len(), out) {
+        Counted::Deliver => out.push(Action::ToClient(raw)),
+        Counted::Drop => {}
     }
-    run.outcome.rows_returned += 1;
-    run.outcome.bytes_returned += raw.len() as u64;
-    out.push(Action::ToClient(raw));
 }
 
 fn description(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {

@@ -88,6 +88,10 @@ pub struct Session {
     pub(crate) skipping: bool,
     /// The body of a dropped or forwarded long message is being streamed.
     pub(crate) streaming: Streaming,
+    /// The same for a long message of the server.
+    pub(crate) server_streaming: Streaming,
+    /// Nothing new may run, because it cannot be recorded.
+    pub(crate) cannot_record: Option<Refusal>,
     pub(crate) blocked: Option<Blocked>,
     pub(crate) own_rows: Vec<(String, String)>,
     /// The catalog is being read on this connection.
@@ -127,6 +131,8 @@ impl Session {
             unsynced: false,
             skipping: false,
             streaming: Streaming::Nothing,
+            server_streaming: Streaming::Nothing,
+            cannot_record: None,
             blocked: None,
             own_rows: Vec::new(),
             catalog_pending: false,
@@ -151,6 +157,11 @@ impl Session {
     /// The world it judges by now.
     pub fn world(&self) -> &World {
         &self.world
+    }
+
+    /// From here on every new statement is refused with this, because it cannot be recorded (`None`: it can again).
+    pub fn set_recording(&mut self, cannot_record: Option<Refusal>) {
+        self.cannot_record = cannot_record;
     }
 
     /// Whether the next message of the client may be given. While it may not, the sidecar does not read from it.
@@ -248,6 +259,45 @@ impl Session {
         }
         server::handle(self, tag, &body, raw, out);
         self.progress(judge, out);
+    }
+
+    /// The beginning (header and first bytes) of a message of the server that is too long to be held. Rows of a
+    /// plain result, COPY data and results of FunctionCalls are streamed; anything else ends the session.
+    pub fn on_server_head(&mut self, tag: u8, prefix: Bytes, now_us: u64, out: &mut Vec<Action>) {
+        self.now_us = now_us;
+        if self.closed {
+            return;
+        }
+        self.server_streaming = Streaming::Drop;
+        match (tag, self.front_run()) {
+            (b'D' | b'd', Some(run)) if run.plan().is_plain() => {
+                self.server_streaming = server::long_row(self, prefix, out);
+            }
+            (b'V', Some(_)) => {
+                self.server_streaming = Streaming::Forward;
+                out.push(Action::ToClient(prefix));
+            }
+            (b'D', Some(_)) => {
+                self.kill("54000", "a row is too long to be masked", out);
+            }
+            _ => {
+                let text = format!("message {} of the server is too long", tag.escape_ascii());
+                self.kill("08P01", &text, out);
+            }
+        }
+    }
+
+    /// A piece of the message that [`Self::on_server_head`] began.
+    pub fn on_server_piece(&mut self, bytes: Bytes, last: bool, out: &mut Vec<Action>) {
+        if self.server_streaming == Streaming::Forward {
+            if let Some(run) = self.front_run_mut() {
+                run.outcome.bytes_returned += bytes.len() as u64;
+            }
+            out.push(Action::ToClient(bytes));
+        }
+        if last {
+            self.server_streaming = Streaming::Nothing;
+        }
     }
 
     /// Rows (DataRow or CopyData) may be forwarded as they come, without looking at each.
