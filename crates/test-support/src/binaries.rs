@@ -34,14 +34,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     if let Some(path) = built.get(name) {
         return Ok(path.clone());
     }
-    // The test runs in <target>/<profile>/deps.
-    let exe = std::env::current_exe().context("cannot tell where this test runs")?;
-    let folder = exe
-        .ancestors()
-        .find(|path| path.file_name().is_some_and(|name| name == "deps"))
-        .and_then(Path::parent)
-        .or_else(|| exe.parent())
-        .context("this test does not run inside a target folder")?;
+    let folder = profile_folder()?;
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(other) => other,
@@ -58,7 +51,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
             profile,
             "--target-dir",
         ])
-        .arg(folder.parent().context("a profile folder has a parent")?)
+        .arg(target_folder()?)
         .status()
         .context("cannot run cargo")?;
     ensure!(status.success(), "cannot build {name}");
@@ -66,4 +59,24 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     ensure!(path.is_file(), "cargo built no {}", path.display());
     built.insert(name.to_owned(), path.clone());
     Ok(path)
+}
+
+/// The target folder this test was built into.
+pub(crate) fn target_folder() -> Result<PathBuf> {
+    Ok(profile_folder()?
+        .parent()
+        .context("a profile folder has a parent")?
+        .to_owned())
+}
+
+/// `<target>/<profile>`: the test itself runs in its `deps`.
+fn profile_folder() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("cannot tell where this test runs")?;
+    let deps = exe
+        .ancestors()
+        .find(|path| path.file_name().is_some_and(|name| name == "deps"));
+    let folder = deps.and_then(Path::parent).or_else(|| exe.parent());
+    Ok(folder
+        .context("this test does not run inside a target folder")?
+        .to_owned())
 }

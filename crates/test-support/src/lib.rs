@@ -13,6 +13,7 @@
 
 mod binaries;
 mod certificates;
+pub mod drivers;
 mod postgres;
 mod process;
 pub mod shop;
