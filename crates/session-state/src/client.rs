@@ -12,7 +12,7 @@ use wire_protocol::postgres::frontend::{self, FrontendMessage, Target};
 use crate::judge::{Judge, Judged, judge_statement, judge_unreadable};
 use crate::message;
 use crate::objects::{Portal, Prepared, Undo};
-use crate::pending::{ClientMessage, Part, Pending, QueryRun, Segment, Stage, Texts};
+use crate::pending::{ClientMessage, OwnPurpose, Part, Pending, QueryRun, Segment, Stage, Texts};
 use crate::record::Record;
 use crate::refusals;
 use crate::session::{Action, RESERVED_PREFIX, Session, Streaming};
@@ -401,7 +401,7 @@ fn prepared_by_sql(session: &Session, judged: &Arc<Judged>) -> Arc<Prepared> {
         parameter_types: Vec::new(),
         by_sql: true,
         signature: OnceLock::new(),
-        expected: None,
+        before: None,
     })
 }
 
@@ -558,6 +558,12 @@ fn query(session: &mut Session, message: ClientMessage, judge: &mut Judge, out: 
         Text::Refuse(refusal, normalized) => return refuse_query(session, *refusal, normalized, out),
     };
 
+    match ahead_of_query(session, &list, text, judge, out) {
+        Ahead::Go => {}
+        Ahead::Wait => return session.block(message, Stage::Replies, out),
+        Ahead::Refuse(refusal) => return refuse_query(session, *refusal, String::new(), out),
+    }
+
     let limit = session.world.policy.guardrails.max_affected_rows;
     let commits = list.iter().any(|judged| commits(judged));
     let counted = list.iter().any(|judged| is_counted(judged));
@@ -607,14 +613,6 @@ fn query(session: &mut Session, message: ClientMessage, judge: &mut Judge, out: 
             }
         }
     }
-    // EXECUTE of a statement that means something else now: prepare it again first.
-    if let Some(refusal) = list.iter().find_map(|judged| execute_moved(session, judged)) {
-        for part in parts.into_iter().rev() {
-            session.objects.undo(part.undo);
-        }
-        return refuse_query(session, refusal, String::new(), out);
-    }
-
     for judged in &list {
         note_state_change(session, judged);
     }
@@ -651,6 +649,116 @@ fn query(session: &mut Session, message: ClientMessage, judge: &mut Judge, out: 
         out.push(Action::ToServer(message.raw));
     }
     session.pending.push_back(Pending::Query(run));
+}
+
+/// What must happen before a simple Query goes out.
+enum Ahead {
+    Go,
+    Wait,
+    Refuse(Box<Refusal>),
+}
+
+fn ahead_of_query(
+    session: &mut Session,
+    list: &[Arc<Judged>],
+    text: &str,
+    judge: &mut Judge,
+    out: &mut Vec<Action>,
+) -> Ahead {
+    if !session.protected() || session.status == TransactionStatus::Failed {
+        return Ahead::Go;
+    }
+    let quiet = session.pending.is_empty();
+    // EXECUTE of a statement that means something else now: it is prepared again first.
+    for judged in list {
+        match execute_moved(session, judged) {
+            Moved::No => {}
+            Moved::Refuse(refusal) => return Ahead::Refuse(refusal),
+            Moved::To(_, _, _) if list.len() > 1 || session.unsynced => {
+                return Ahead::Refuse(Box::new(refusals::plan_changed()));
+            }
+            Moved::To(_, _, _) if !quiet => return Ahead::Wait,
+            Moved::To(name, before, now) => {
+                prepare_sql_again(session, &name, &before, now, out);
+                return Ahead::Wait;
+            }
+        }
+    }
+    // A governed text that is new is described before it runs. Of several statements only the first can be: the
+    // others may need what it makes. They are checked as they answer.
+    if let [judged] = list
+        && let SendAs::Governed(governed) = judged.permit.send()
+        && !session.unsynced
+        && !judge.was_checked(judged, &session.basis())
+    {
+        if std::mem::take(&mut session.check_done) {
+            judge.remember_checked(judged, &session.basis());
+            return Ahead::Go;
+        }
+        if !quiet {
+            return Ahead::Wait;
+        }
+        let prepared = Arc::new(Prepared {
+            text: Arc::from(text),
+            judged: Some(Arc::clone(judged)),
+            basis: session.basis(),
+            parameter_types: Vec::new(),
+            by_sql: false,
+            signature: OnceLock::new(),
+            before: None,
+        });
+        session.check_done = true;
+        out.push(Action::ToServer(message::own_check(&governed.text)));
+        let texts = texts_of(session, text, list, true);
+        session.pending.push_back(Pending::OwnParse { texts });
+        session.pending.push_back(Pending::OwnDescribe { prepared });
+        session.pending.push_back(Pending::OwnClose);
+        session.pending.push_back(Pending::OwnSync);
+        return Ahead::Wait;
+    }
+    Ahead::Go
+}
+
+/// Prepares a statement of SQL PREPARE again, and has both described, so that a changed result shows.
+fn prepare_sql_again(
+    session: &mut Session,
+    name: &str,
+    before: &Arc<Prepared>,
+    now: Arc<Judged>,
+    out: &mut Vec<Action>,
+) {
+    let text = sent_text(&now, &before.text);
+    let sql = format!(
+        "DEALLOCATE {}; {text}",
+        sql_facts::catalog::quote_identifier(name)
+    );
+    let prepared = Arc::new(Prepared {
+        text: Arc::clone(&before.text),
+        judged: Some(now),
+        basis: session.basis(),
+        parameter_types: Vec::new(),
+        by_sql: true,
+        signature: OnceLock::new(),
+        before: Some(first_of(before)),
+    });
+    if before.signature.get().is_none() {
+        out.push(Action::ToServer(message::describe_and_sync(name.as_bytes())));
+        session.pending.push_back(Pending::OwnDescribe {
+            prepared: Arc::clone(before),
+        });
+        session.pending.push_back(Pending::OwnSync);
+    }
+    out.push(Action::ToServer(message::query(&sql)));
+    session.pending.push_back(Pending::OwnQuery {
+        purpose: OwnPurpose::Prepare,
+        failed: None,
+    });
+    out.push(Action::ToServer(message::describe_and_sync(name.as_bytes())));
+    session.pending.push_back(Pending::OwnDescribe {
+        prepared: Arc::clone(&prepared),
+    });
+    session.pending.push_back(Pending::OwnSync);
+    let _kept = session.objects.set_statement(name.as_bytes(), prepared);
 }
 
 /// Sends the current statement of a Query that goes one by one.
@@ -832,7 +940,7 @@ fn parse(session: &mut Session, message: &ClientMessage, judge: &mut Judge) -> V
         parameter_types: types.clone(),
         by_sql: false,
         signature: OnceLock::new(),
-        expected: None,
+        before: None,
     });
     let mut actions = Vec::with_capacity(2);
     let mut texts = Texts::default();
@@ -908,6 +1016,11 @@ fn same_meaning(before: &Judged, now: &Judged) -> bool {
         && before.result == now.result
 }
 
+/// The statement whose result the client knows: the first of that name.
+fn first_of(prepared: &Arc<Prepared>) -> Arc<Prepared> {
+    Arc::clone(prepared.before.as_ref().unwrap_or(prepared))
+}
+
 /// Prepares a statement again under its own name; what the client then binds is the new one.
 fn prepare_again(
     session: &mut Session,
@@ -923,10 +1036,7 @@ fn prepare_again(
         parameter_types: before.parameter_types.clone(),
         by_sql: before.by_sql,
         signature: OnceLock::new(),
-        expected: before
-            .expected
-            .clone()
-            .or_else(|| before.signature.get().cloned()),
+        before: Some(first_of(before)),
     });
     let text = sent_text(&judged, &prepared.text);
     actions.push(Action::ToServer(message::close_statement(name)));
@@ -936,7 +1046,9 @@ fn prepare_again(
         &text,
         &prepared.parameter_types,
     )));
-    session.pending.push_back(Pending::OwnParse);
+    session.pending.push_back(Pending::OwnParse {
+        texts: Texts::default(),
+    });
     actions.push(Action::ToServer(message::describe_statement(name)));
     session.pending.push_back(Pending::OwnDescribe {
         prepared: Arc::clone(&prepared),
@@ -972,7 +1084,7 @@ fn bind(session: &mut Session, message: &ClientMessage, judge: &mut Judge) -> Ve
                     parameter_types: prepared.parameter_types.clone(),
                     by_sql: prepared.by_sql,
                     signature: prepared.signature.clone(),
-                    expected: prepared.expected.clone(),
+                    before: prepared.before.clone(),
                 });
                 let _kept = session
                     .objects
@@ -988,6 +1100,14 @@ fn bind(session: &mut Session, message: &ClientMessage, judge: &mut Judge) -> Ve
     }
     if prepared.result_moved() {
         return refuse(refusals::plan_changed());
+    }
+    // What is new is checked before it runs.
+    if let Some(judged) = &prepared.judged
+        && matches!(judged.permit.send(), SendAs::Governed(_))
+        && !session.pending.is_empty()
+        && !judge.was_checked(judged, &session.basis())
+    {
+        return Verdict::NeedsReplies;
     }
     let strip = prepared
         .judged
@@ -1103,8 +1223,10 @@ fn execute(session: &mut Session, message: &ClientMessage, judge: &mut Judge) ->
             Err(verdict) => return verdict,
         }
     }
-    if let Some(refusal) = execute_moved(session, &judged) {
-        return refuse(refusal);
+    match execute_moved(session, &judged) {
+        Moved::No => {}
+        Moved::Refuse(refusal) => return refuse(*refusal),
+        Moved::To(_, _, _) => return refuse(refusals::plan_changed()),
     }
     if session.world.policy.guardrails.max_affected_rows.is_some() {
         if let Some(refusal) = uncounted(&judged) {
@@ -1149,22 +1271,43 @@ fn execute(session: &mut Session, message: &ClientMessage, judge: &mut Judge) ->
     Verdict::Done(actions)
 }
 
-/// EXECUTE of a statement whose decision no longer holds.
-fn execute_moved(session: &Session, judged: &Judged) -> Option<Refusal> {
+/// Whether EXECUTE runs a statement whose decision no longer holds.
+enum Moved {
+    No,
+    /// Name, the statement as it is prepared, the decision now.
+    To(String, Arc<Prepared>, Arc<Judged>),
+    Refuse(Box<Refusal>),
+}
+
+fn execute_moved(session: &Session, judged: &Judged) -> Moved {
     if !session.protected() {
-        return None;
+        return Moved::No;
     }
     let Some(StatementKind::Execute(name)) = judged.kind() else {
-        return None;
+        return Moved::No;
     };
-    let prepared = session.objects.statement(name.as_bytes())?;
-    (prepared.basis != session.basis()).then_some(())?;
-    let before = prepared.judged.as_ref()?;
-    let statement = before.statement.as_ref()?;
+    let Some(prepared) = session.objects.statement(name.as_bytes()) else {
+        return Moved::No;
+    };
+    if prepared.result_moved() {
+        return Moved::Refuse(Box::new(refusals::plan_changed()));
+    }
+    let Some(before) = prepared
+        .judged
+        .as_ref()
+        .filter(|_| prepared.basis != session.basis())
+    else {
+        return Moved::No;
+    };
+    let Some(statement) = before.statement.as_ref() else {
+        return Moved::No;
+    };
     match judge_statement(statement, session.context()) {
-        Ok(now) if same_meaning(before, &now) => None,
-        Ok(_) => Some(refusals::plan_changed()),
-        Err(refusal) => Some(refusal),
+        Ok(now) if same_meaning(before, &now) => Moved::No,
+        // What Parse prepared is prepared again at its Bind; EXECUTE of it is rare.
+        Ok(_) if !prepared.by_sql => Moved::Refuse(Box::new(refusals::plan_changed())),
+        Ok(now) => Moved::To(name.clone(), Arc::clone(prepared), now),
+        Err(refusal) => Moved::Refuse(Box::new(refusal)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use access_policy::{Decision, DecisionContext, Permit, Refusal};
@@ -29,6 +30,8 @@ pub struct Judged {
     pub description: Description,
     /// Whatever the recorder makes of it once and keeps for later executions.
     pub recorded_as: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// The server has described the text that is sent, and the wire check found nothing.
+    pub checked: AtomicBool,
 }
 
 impl Judged {
@@ -81,12 +84,15 @@ pub struct Basis {
 #[derive(Debug)]
 pub struct Judge {
     cache: LruCache<(Box<str>, Basis), Arc<Judged>>,
+    /// Shapes (texts without literals) whose result was described and found clean.
+    checked: LruCache<(Box<str>, Basis), ()>,
 }
 
 impl Default for Judge {
     fn default() -> Self {
         Self {
             cache: LruCache::new(NonZeroUsize::new(CACHED_DECISIONS).unwrap_or(NonZeroUsize::MIN)),
+            checked: LruCache::new(NonZeroUsize::new(CACHED_DECISIONS).unwrap_or(NonZeroUsize::MIN)),
         }
     }
 }
@@ -99,6 +105,22 @@ impl Judge {
         }
         // The key owns its text; a borrowed look-up would need a second map. 16 KiB at most.
         self.cache.get(&(Box::from(text), basis.clone())).cloned()
+    }
+    /// Whether the result of that shape was described before under the same basis.
+    pub(crate) fn was_checked(&mut self, judged: &Judged, basis: &Basis) -> bool {
+        if judged.checked.load(Ordering::Relaxed) {
+            self.remember_checked(judged, basis);
+            return true;
+        }
+        let shape = judged.description.normalized.as_str();
+        !shape.is_empty() && self.checked.get(&(Box::from(shape), basis.clone())).is_some()
+    }
+    /// The result of that shape was described and found clean.
+    pub(crate) fn remember_checked(&mut self, judged: &Judged, basis: &Basis) {
+        let shape = judged.description.normalized.as_str();
+        if !shape.is_empty() && shape.len() <= CACHED_TEXT_MAX {
+            self.checked.put((Box::from(shape), basis.clone()), ());
+        }
     }
     /// Remembers a permit for a text of one statement.
     pub fn remember(&mut self, text: &str, basis: &Basis, judged: &Arc<Judged>) {
@@ -124,6 +146,7 @@ pub(crate) fn judge_statement(
                 result,
                 description,
                 recorded_as: OnceLock::new(),
+                checked: AtomicBool::new(false),
             }))
         }
         Decision::Refuse(refusal) => Err(refusal),
@@ -145,6 +168,7 @@ pub(crate) fn judge_unreadable(
                 result,
                 description: Description::unreadable(),
                 recorded_as: OnceLock::new(),
+                checked: AtomicBool::new(false),
             }))
         }
         Decision::Refuse(refusal) => Err(refusal),
@@ -164,5 +188,6 @@ pub(crate) fn judged_call(permit: Permit) -> Arc<Judged> {
         result,
         description,
         recorded_as: OnceLock::new(),
+        checked: AtomicBool::new(false),
     })
 }

@@ -69,6 +69,27 @@ pub(crate) fn own_pipeline(sql: &str) -> Bytes {
     })
 }
 
+/// Asks what a text returns, without running it: Parse, Describe, Close, Sync under a reserved name.
+pub(crate) fn own_check(sql: &str) -> Bytes {
+    const NAME: &[u8] = b"weir_check";
+    made(|out| {
+        write::frontend::parse(out, NAME, sql.as_bytes(), [])?;
+        write::frontend::describe(out, Target::Statement(NAME))?;
+        write::frontend::close(out, Target::Statement(NAME))?;
+        write::frontend::sync(out);
+        Ok(())
+    })
+}
+
+/// Describe of a statement, and Sync.
+pub(crate) fn describe_and_sync(name: &[u8]) -> Bytes {
+    made(|out| {
+        write::frontend::describe(out, Target::Statement(name))?;
+        write::frontend::sync(out);
+        Ok(())
+    })
+}
+
 /// One statement of a simple Query that goes one by one. The unnamed statement and portal are free: a simple Query
 /// ends them anyway.
 pub(crate) fn own_statement(sql: &str) -> Bytes {
@@ -128,6 +149,13 @@ pub(crate) fn refusal(refusal: &Refusal) -> Bytes {
 pub(crate) fn refusal_and_ready(why: &Refusal) -> Bytes {
     let mut out = BytesMut::from(refusal(why).as_ref());
     write::backend::ready_for_query(&mut out, TransactionStatus::Idle);
+    out.freeze()
+}
+
+/// `ReadyForQuery`
+pub(crate) fn ready(status: TransactionStatus) -> Bytes {
+    let mut out = BytesMut::new();
+    write::backend::ready_for_query(&mut out, status);
     out.freeze()
 }
 

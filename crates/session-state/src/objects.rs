@@ -28,8 +28,8 @@ pub(crate) struct Prepared {
     pub by_sql: bool,
     /// Names, types and modifiers of its result, once the server described it.
     pub signature: OnceLock<Signature>,
-    /// For a statement that was prepared again: the result that the client knows.
-    pub expected: Option<Signature>,
+    /// For a statement that was prepared again: the one before it, whose result the client knows.
+    pub before: Option<Arc<Prepared>>,
 }
 
 /// Name, type and type modifier of each result column; empty for a statement without a result.
@@ -38,7 +38,13 @@ pub(crate) type Signature = Vec<(Vec<u8>, u32, i32)>;
 impl Prepared {
     /// The result is not the one that the client knows.
     pub(crate) fn result_moved(&self) -> bool {
-        matches!((&self.expected, self.signature.get()), (Some(expected), Some(now)) if expected != now)
+        match (
+            self.before.as_ref().and_then(|before| before.signature.get()),
+            self.signature.get(),
+        ) {
+            (Some(before), Some(now)) => before != now,
+            (Some(_) | None, Some(_) | None) => false,
+        }
     }
 }
 

@@ -134,6 +134,8 @@ pub(crate) enum OwnPurpose {
     State,
     /// The shared catalog, where the sidecar has no login of its own.
     Catalog,
+    /// A statement of SQL PREPARE is prepared again.
+    Prepare,
 }
 
 /// One message that will be answered.
@@ -193,7 +195,10 @@ pub(crate) enum Pending {
         as_query: bool,
     },
     /// Our own Parse.
-    OwnParse,
+    OwnParse {
+        /// For positions.
+        texts: Texts,
+    },
     /// Our own Bind.
     OwnBind,
     /// Our own Describe: the wire check of a statement before it runs.
@@ -208,6 +213,8 @@ pub(crate) enum Pending {
     },
     /// Our own Close.
     OwnClose,
+    /// Our own Sync, until ReadyForQuery.
+    OwnSync,
     /// Our own simple Query, until ReadyForQuery.
     OwnQuery {
         /// Who reads the rows.

@@ -1,6 +1,7 @@
 //! Messages of the server: matched with what is owed, checked, masked, reduced, then passed on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use wire_protocol::postgres::backend::{self, TransactionStatus};
@@ -8,6 +9,7 @@ use wire_protocol::postgres::backend::{self, TransactionStatus};
 use crate::client::{affected_rule, send_part};
 use crate::judge::Judged;
 use crate::message;
+use crate::objects::Prepared;
 use crate::pending::{OwnPurpose, Pending, QueryRun, Run, Texts};
 use crate::refusals;
 use crate::result::ResultPlan;
@@ -31,7 +33,7 @@ pub(crate) fn handle(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, o
                 session.pending.pop_front();
                 out.push(Action::ToClient(raw));
             }
-            Some(Pending::OwnParse) => {
+            Some(Pending::OwnParse { .. }) => {
                 session.pending.pop_front();
             }
             Some(Pending::Query(query)) if query.one_by_one => {}
@@ -72,6 +74,7 @@ pub(crate) fn handle(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, o
                 out.push(Action::ToClient(raw));
             }
             Some(Pending::OwnDescribe { prepared }) => {
+                mark_checked(prepared);
                 let _first = prepared.signature.set(Vec::new());
                 session.pending.pop_front();
             }
@@ -141,9 +144,12 @@ fn notice(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>
 fn front_texts(session: &Session) -> Texts {
     match session.pending.front() {
         Some(Pending::Query(query)) => query.texts.clone(),
-        Some(Pending::Parse { texts, .. } | Pending::Bind { texts, .. } | Pending::Execute { texts, .. }) => {
-            texts.clone()
-        }
+        Some(
+            Pending::Parse { texts, .. }
+            | Pending::Bind { texts, .. }
+            | Pending::Execute { texts, .. }
+            | Pending::OwnParse { texts },
+        ) => texts.clone(),
         _ => Texts::default(),
     }
 }
@@ -205,7 +211,12 @@ fn error(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
             }
             out.push(Action::ToClient(own_words));
         }
-        Some(Pending::OwnQuery { failed, .. }) => *failed = Some(sqlstate),
+        Some(Pending::OwnQuery { failed, purpose }) => {
+            *failed = Some(sqlstate);
+            if *purpose == OwnPurpose::Prepare {
+                session.own_failed = Some(own_words);
+            }
+        }
         Some(Pending::Poison { refusal, as_query }) => {
             let words = if sqlstate == "42601" {
                 message::refusal(refusal)
@@ -218,7 +229,7 @@ fn error(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
                 session.drop_until_sync(&sqlstate, out);
             }
         }
-        Some(Pending::Sync) | None => out.push(Action::ToClient(own_words)),
+        Some(Pending::Sync | Pending::OwnSync) | None => out.push(Action::ToClient(own_words)),
         Some(Pending::Execute { sequence, .. }) => {
             let sequence = *sequence;
             let words = match session.runs.get(&sequence) {
@@ -234,13 +245,26 @@ fn error(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
             | Pending::Describe { .. }
             | Pending::ExecuteEmpty
             | Pending::Close { .. }
-            | Pending::OwnParse
+            | Pending::OwnParse { .. }
             | Pending::OwnBind
             | Pending::OwnDescribe { .. }
             | Pending::OwnExecute { .. }
             | Pending::OwnClose,
         ) => {
-            out.push(Action::ToClient(own_words));
+            // A check before a simple Query: the Query itself is answered with it.
+            let for_query = session
+                .blocked
+                .as_ref()
+                .is_some_and(|blocked| blocked.message.tag == b'Q')
+                && session
+                    .pending
+                    .iter()
+                    .any(|pending| matches!(pending, Pending::OwnSync));
+            if for_query {
+                session.own_failed = Some(own_words);
+            } else {
+                out.push(Action::ToClient(own_words));
+            }
             session.drop_until_sync(&sqlstate, out);
         }
     }
@@ -300,11 +324,17 @@ fn ready(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
                     session.catalog_pending = false;
                     out.push(Action::CatalogRows(std::mem::take(&mut session.own_rows)));
                 }
+                // A failure was kept for the message that waits.
+                (OwnPurpose::Prepare, _) => {}
                 (OwnPurpose::Catalog, Some(sqlstate)) => {
                     let text = format!("cannot read the catalog ({sqlstate})");
                     session.kill("58000", &text, out);
                 }
             }
+            return;
+        }
+        Some(Pending::OwnSync) => {
+            session.status = status;
             return;
         }
         Some(other) => {
@@ -634,6 +664,7 @@ fn description(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Ac
     let described = checked.unwrap_or(raw);
     match session.pending.front() {
         Some(Pending::OwnDescribe { prepared }) => {
+            mark_checked(prepared);
             let _first = prepared.signature.set(message::signature(body));
             session.pending.pop_front();
         }
@@ -653,5 +684,12 @@ fn description(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Ac
                 out.push(Action::ToClient(described));
             }
         }
+    }
+}
+
+/// The server has described a governed text, and no protected column stood in it raw.
+fn mark_checked(prepared: &Prepared) {
+    if let Some(judged) = &prepared.judged {
+        judged.checked.store(true, Ordering::Relaxed);
     }
 }

@@ -94,6 +94,10 @@ pub struct Session {
     pub(crate) cannot_record: Option<Refusal>,
     pub(crate) blocked: Option<Blocked>,
     pub(crate) own_rows: Vec<(String, String)>,
+    /// The error (of the server, reduced) that a message of ours met on behalf of the message that waits.
+    pub(crate) own_failed: Option<Bytes>,
+    /// The Query that waits was described.
+    pub(crate) check_done: bool,
     /// The catalog is being read on this connection.
     pub(crate) catalog_pending: bool,
     pub(crate) sequence: u64,
@@ -135,6 +139,8 @@ impl Session {
             cannot_record: None,
             blocked: None,
             own_rows: Vec::new(),
+            own_failed: None,
+            check_done: false,
             catalog_pending: false,
             sequence: 0,
             affected: 0,
@@ -489,8 +495,17 @@ impl Session {
     }
 
     fn resume(&mut self, judge: &mut Judge, out: &mut Vec<Action>) {
-        if let Some(blocked) = self.blocked.take() {
-            client::handle(self, blocked.message, judge, out);
+        let Some(blocked) = self.blocked.take() else {
+            return;
+        };
+        match self.own_failed.take() {
+            // Its own Parse would have met the same error.
+            Some(words) if blocked.message.tag == b'Q' => {
+                self.check_done = false;
+                out.push(Action::ToClient(words));
+                out.push(Action::ToClient(message::ready(self.status)));
+            }
+            Some(_) | None => client::handle(self, blocked.message, judge, out),
         }
     }
 
@@ -500,7 +515,9 @@ impl Session {
         let sql = Self::state_sql();
         if self.unsynced {
             out.push(Action::ToServer(message::own_pipeline(&sql)));
-            self.pending.push_back(Pending::OwnParse);
+            self.pending.push_back(Pending::OwnParse {
+                texts: crate::pending::Texts::default(),
+            });
             self.pending.push_back(Pending::OwnBind);
             self.pending.push_back(Pending::OwnExecute {
                 purpose: OwnPurpose::State,
@@ -535,7 +552,7 @@ impl Session {
         let mut undone: Vec<Undo> = Vec::new();
         let mut found = false;
         while let Some(front) = self.pending.front() {
-            if matches!(front, Pending::Sync) {
+            if matches!(front, Pending::Sync | Pending::OwnSync) {
                 found = true;
                 break;
             }
