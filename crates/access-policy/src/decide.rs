@@ -103,7 +103,10 @@ impl Permit {
 
 /// A decision.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "made once a statement and taken apart at once")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once a statement and taken apart at once"
+)]
 pub enum Decision {
     /// Send it.
     Permit(Permit),

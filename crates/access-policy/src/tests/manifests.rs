@@ -718,7 +718,10 @@ fn a_whole_policy_means_what_it_says() {
         set.endpoints().into_iter().collect::<Vec<_>>(),
         [six.clone(), endpoint]
     );
-    assert_eq!(set.databases(), [Endpoint::new("orders-db.shop.svc", 5433).unwrap()]);
+    assert_eq!(
+        set.databases(),
+        [Endpoint::new("orders-db.shop.svc", 5433).unwrap()]
+    );
     let database = set.for_database(&six);
     assert_eq!(database.names().collect::<Vec<_>>(), ["store/shop"]);
     assert!(database.for_name("other").is_none());

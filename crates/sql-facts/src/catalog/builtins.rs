@@ -21,7 +21,10 @@ pub(crate) struct Function {
     pub(crate) aggregate: bool,
     pub(crate) class: FunctionClass,
     pub(crate) quiet: Quiet,
-    relations: Vec<Oid>,
+    /// It touches files of the server.
+    pub(crate) files: bool,
+    /// What it reads or writes, whatever its arguments are.
+    pub(crate) relations: Vec<Oid>,
 }
 
 /// On the closed list of quiet code.
@@ -74,7 +77,14 @@ const QUIET: &str = include_str!("../../builtins/quiet.txt");
 const RELATIONS: &str = include_str!("../../builtins/relations.txt");
 
 /// Majors whose lists are reviewed, each with what a newly made server answers to the catalog statement.
-const REVIEWED: [(u16, &str); 1] = [(15, include_str!("../../builtins/catalog-15.tsv"))];
+const REVIEWED: [(u16, &str); 6] = [
+    (13, include_str!("../../builtins/catalog-13.tsv")),
+    (14, include_str!("../../builtins/catalog-14.tsv")),
+    (15, include_str!("../../builtins/catalog-15.tsv")),
+    (16, include_str!("../../builtins/catalog-16.tsv")),
+    (17, include_str!("../../builtins/catalog-17.tsv")),
+    (18, include_str!("../../builtins/catalog-18.tsv")),
+];
 
 /// The built-ins of that major, read once; `None` where it is not reviewed.
 pub(crate) fn of_major(major: u16) -> Option<&'static Builtins> {
@@ -251,11 +261,6 @@ impl Builtins {
         known
     }
 
-    /// The relations that a function reads or writes by itself.
-    pub(crate) fn relations_of(&self, function: &Function) -> Vec<Oid> {
-        function.relations.clone()
-    }
-
     fn accepts(&self, types: TypeLayers<'_>, argument: Operand, parameter: Oid) -> bool {
         let Some(base) = base_of(types, argument) else {
             return true;
@@ -339,7 +344,20 @@ fn rows_of(table: &'static str, major: u16) -> impl Iterator<Item = Vec<&'static
     })
 }
 
-type Classes = HashMap<(&'static str, Option<Oid>), (FunctionClass, Vec<Oid>)>;
+type Classes = HashMap<(&'static str, Option<Oid>), Listed>;
+
+#[derive(Clone)]
+struct Listed {
+    class: FunctionClass,
+    relations: Vec<Oid>,
+    files: bool,
+}
+
+const NOT_LISTED: Listed = Listed {
+    class: FunctionClass::Unlisted,
+    relations: Vec::new(),
+    files: false,
+};
 
 fn function(
     line: Vec<&'static str>,
@@ -368,7 +386,11 @@ fn function(
     let listed = classes
         .get(&(*name, Some(oid)))
         .or_else(|| classes.get(&(*name, None)));
-    let (class, relations) = listed.cloned().unwrap_or((FunctionClass::Unlisted, Vec::new()));
+    let Listed {
+        class,
+        relations,
+        files,
+    } = listed.cloned().unwrap_or(NOT_LISTED);
     Some((
         name,
         Function {
@@ -379,6 +401,7 @@ fn function(
             aggregate: matches!(*kind, "a" | "w"),
             class,
             quiet: quiet.get(&oid).copied().unwrap_or(Quiet::No),
+            files,
             relations,
         },
     ))
@@ -414,12 +437,18 @@ fn classes() -> Classes {
             Some("RunsSql") => FunctionClass::RunsSql,
             _ => FunctionClass::Unlisted,
         };
-        let relations = parts.filter_map(|oid| oid.parse().ok()).collect();
+        let mut listed = Listed { class, ..NOT_LISTED };
+        for part in parts {
+            match part.parse() {
+                Ok(oid) => listed.relations.push(oid),
+                Err(_) => listed.files |= part == "files",
+            }
+        }
         let key = match word.split_once('/') {
             Some((name, oid)) => (name, oid.parse().ok()),
             None => (word, None),
         };
-        classes.insert(key, (class, relations));
+        classes.insert(key, listed);
     }
     classes
 }
@@ -485,6 +514,84 @@ impl Builtins {
                     .collect(),
             ),
             Some(Access::NeedsRule) | None => SystemRelation::NeedsRule,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) use whole::{listed_but_unknown, unlisted_functions};
+
+#[cfg(test)]
+mod whole {
+    //! Whether the lists name all there is, for tests.
+
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Functions that SQL can call and no section of `classes.txt` names.
+    pub(crate) fn unlisted_functions() -> Vec<String> {
+        // internal, cstring, trigger, event_trigger, language_handler, fdw_handler, tsm_handler, index_am_handler,
+        // table_am_handler.
+        const MACHINERY: [&str; 9] = [
+            "2281", "2275", "2279", "3838", "2280", "3115", "3310", "325", "269",
+        ];
+        let classes = classes();
+        let mut missing = BTreeSet::new();
+        for line in FUNCTIONS.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [_, _, name, oid, _, _, _, _, _, result, arguments] = fields.as_slice() else {
+                missing.insert(format!("not a row: {line}"));
+                continue;
+            };
+            let oid: Oid = oid.parse().expect("a number");
+            let machinery =
+                MACHINERY.contains(result) || arguments.split(' ').any(|a| MACHINERY.contains(&a));
+            let listed = classes.contains_key(&(*name, None)) || classes.contains_key(&(*name, Some(oid)));
+            if !machinery && !listed {
+                missing.insert((*name).to_owned());
+            }
+        }
+        missing.into_iter().collect()
+    }
+
+    /// Words of the lists that no major has.
+    pub(crate) fn listed_but_unknown() -> Vec<String> {
+        let known: BTreeSet<(&str, Oid)> = FUNCTIONS
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.split('\t').skip(2);
+                Some((fields.next()?, fields.next()?.parse().ok()?))
+            })
+            .collect();
+        let functions = classes().into_keys().filter(|(name, oid)| {
+            !known
+                .iter()
+                .any(|(known, known_oid)| known == name && oid.is_none_or(|oid| oid == *known_oid))
+        });
+        let quiet = sections(QUIET)
+            .filter(|(section, _)| section.starts_with("functions"))
+            .filter(|(_, word)| {
+                let oid = word
+                    .split_once('/')
+                    .and_then(|(name, oid)| Some((name, oid.parse().ok()?)));
+                oid.is_none_or(|oid| !known.contains(&oid))
+            })
+            .map(|(_, word)| word.to_owned());
+        functions.map(|(name, _)| name.to_owned()).chain(quiet).collect()
+    }
+
+    impl Builtins {
+        pub(crate) fn lists(&self, relation: &crate::catalog::Relation) -> bool {
+            self.system
+                .contains_key(&(relation.schema.as_str(), relation.name.as_str()))
+        }
+        pub(crate) fn operator_names(&self) -> BTreeSet<(&'static str, usize)> {
+            let of = |o: &Operator| if o.left == 0 { 1 } else { 2 };
+            self.operators
+                .iter()
+                .flat_map(|(name, all)| all.iter().map(move |o| (*name, of(o))))
+                .collect()
         }
     }
 }

@@ -158,11 +158,7 @@ impl<'a> CatalogView<'a> {
         {
             let types = self.types();
             let quiet_elements = builtins.quiet_elements(types, arguments);
-            found.builtin(
-                builtins,
-                quiet_elements,
-                builtins.functions(types, name, arguments),
-            );
+            found.builtin(quiet_elements, builtins.functions(types, name, arguments));
         }
         // `f(x)` is also how a cast to a type called f may be written.
         if let [argument] = arguments
@@ -184,7 +180,7 @@ impl<'a> CatalogView<'a> {
         if let Some(function) = user {
             found.user(matches!(function.kind, 'a' | 'w'));
         } else if let Some(builtins) = self.builtins() {
-            found.builtin(builtins, false, builtins.function(oid).into_iter());
+            found.builtin(false, builtins.function(oid).into_iter());
         }
         found.facts()
     }
@@ -224,11 +220,7 @@ impl<'a> CatalogView<'a> {
                 Some(left) => builtins.quiet_elements(types, &[left, right]),
                 None => builtins.quiet_elements(types, &[right]),
             };
-            found.builtin(
-                builtins,
-                quiet_elements,
-                builtins.operators(types, name, left, right),
-            );
+            found.builtin(quiet_elements, builtins.operators(types, name, left, right));
         }
         self.with_implicit_casts(found, 2)
     }
@@ -363,11 +355,7 @@ impl<'a> CatalogView<'a> {
                         .next_back()
                         .unwrap_or_default();
                     let arguments = vec![Operand::Unsure; call.args().len()];
-                    found.builtin(
-                        builtins,
-                        false,
-                        builtins.functions(self.types(), name, &arguments),
-                    );
+                    found.builtin(false, builtins.functions(self.types(), name, &arguments));
                 }
             });
         }
@@ -422,15 +410,11 @@ impl Found {
             class: FunctionClass::Open,
             quiet,
             aggregate: false,
+            server_files: false,
             relations: Vec::new(),
         });
     }
-    fn builtin<'b>(
-        &mut self,
-        builtins: &Builtins,
-        quiet_elements: bool,
-        functions: impl Iterator<Item = &'b Function>,
-    ) {
+    fn builtin<'b>(&mut self, quiet_elements: bool, functions: impl Iterator<Item = &'b Function>) {
         for function in functions {
             self.merge(CodeFacts {
                 origin: FunctionOrigin::BuiltIn,
@@ -441,7 +425,8 @@ impl Found {
                     Quiet::OfElements => quiet_elements,
                 },
                 aggregate: function.aggregate,
-                relations: builtins.relations_of(function),
+                server_files: function.files,
+                relations: function.relations.clone(),
             });
         }
     }
@@ -455,6 +440,7 @@ impl Found {
                 facts.class = facts.class.max(other.class);
                 facts.quiet &= other.quiet;
                 facts.aggregate |= other.aggregate;
+                facts.server_files |= other.server_files;
                 for relation in other.relations {
                     if !facts.relations.contains(&relation) {
                         facts.relations.push(relation);

@@ -192,6 +192,8 @@ pub struct CodeFacts {
     pub quiet: bool,
     /// Some overload is an aggregate or a window function.
     pub aggregate: bool,
+    /// Some overload reads or writes files of the server.
+    pub server_files: bool,
     /// For `ReadsRows` and `Writes` of fixed system relations (`lo_get`: `pg_largeobject`): their OIDs.
     pub relations: Vec<Oid>,
 }
@@ -213,6 +215,7 @@ pub(crate) fn unlisted() -> CodeFacts {
         class: crate::facts::FunctionClass::Unlisted,
         quiet: false,
         aggregate: false,
+        server_files: false,
         relations: Vec::new(),
     }
 }

@@ -1,5 +1,6 @@
 //! The catalog against real servers: they know what is true.
 
+mod lists;
 mod load;
 
 use test_support::{Database, shared_postgres};
