@@ -146,6 +146,7 @@ pub struct Verifier {
     sessions: HashMap<SessionId, Session>,
     declared: Vec<Gap>,
     previous: Vec<PreviousBoot>,
+    begins: HashMap<BootId, u64>,
     events: u64,
     groups: u64,
     unsigned: u64,
@@ -252,6 +253,7 @@ impl Verifier {
             sessions: HashMap::new(),
             declared: Vec::new(),
             previous: Vec::new(),
+            begins: HashMap::new(),
             events: 0,
             groups: 0,
             unsigned: 0,
@@ -262,6 +264,11 @@ impl Verifier {
             holes: Vec::new(),
             hole_count: 0,
         }
+    }
+
+    /// The chain of that process may begin at that number: what is before it was delivered and let go.
+    pub fn begin(&mut self, boot: BootId, seq: u64) {
+        self.begins.insert(boot, seq);
     }
 
     /// The next group; `index` is the log index of its first event, where it is in a log. Gives the leaf hashes of its
@@ -500,7 +507,13 @@ impl Verifier {
                     Some((recovered.boot, recovered.seq)),
                 );
             }
-            Body::SessionOpen(_) | Body::AuthFail(_) | Body::Deny(_) | Body::PolicyChange(_) => {}
+            // An intent that could not be kept as asked for is followed by a refusal.
+            Body::Deny(deny) => {
+                if let Some(session) = session {
+                    session.intents.remove(&deny.start.statement);
+                }
+            }
+            Body::SessionOpen(_) | Body::AuthFail(_) | Body::PolicyChange(_) => {}
         }
     }
 
@@ -527,9 +540,11 @@ impl Verifier {
                 );
             }
             last_seen.insert(boot, runs.last().map(|run| run.last));
-            let mut expected = match self.scope {
-                Scope::Whole => Some(0),
-                Scope::Part => runs.first().map(|run| run.first),
+            let first = runs.first().map(|run| run.first);
+            let mut expected = match (self.scope, self.begins.get(&boot)) {
+                (Scope::Whole, None) => Some(0),
+                (Scope::Whole, Some(begin)) => first.map(|first| first.min(*begin)),
+                (Scope::Part, _) => first,
             };
             for run in &runs {
                 if let Some(expected) = expected
@@ -549,6 +564,13 @@ impl Verifier {
                 Some(seen) if seen >= previous.seq => continue,
                 Some(seen) => seen + 1,
                 None if self.scope == Scope::Part => continue,
+                None if self
+                    .begins
+                    .get(&previous.boot)
+                    .is_some_and(|begin| *begin > previous.seq) =>
+                {
+                    continue;
+                }
                 None => 0,
             };
             self.hole(
@@ -596,9 +618,10 @@ impl Verifier {
                     format!("event {seq} of session {id} does not follow from the one before it"),
                 );
             }
+            let cut = self.begins.get(&session.boot).is_some_and(|begin| *begin > 0);
             let mut expected = match self.scope {
-                Scope::Whole => Some(0),
-                Scope::Part => runs.first().map(|run| run.first),
+                Scope::Whole if !cut => Some(0),
+                Scope::Whole | Scope::Part => runs.first().map(|run| run.first),
             };
             for run in &runs {
                 if let Some(expected) = expected

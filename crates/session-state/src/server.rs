@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use wire_protocol::postgres::backend::{self, TransactionStatus};
 
-use crate::client::{affected_rule, send_part, send_step};
+use crate::client::{affected_rule, send_part};
 use crate::judge::Judged;
 use crate::message;
 use crate::objects::Prepared;
-use crate::pending::{OwnPurpose, Pending, QueryRun, Run, Step, Texts};
+use crate::pending::{OwnPurpose, Pending, QueryRun, Run, Texts};
 use crate::refusals;
 use crate::result::ResultPlan;
 use crate::session::{Action, Session, Streaming, finish};
@@ -325,7 +325,7 @@ fn ready(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
                     out.push(Action::CatalogRows(std::mem::take(&mut session.own_rows)));
                 }
                 // A failure was kept for the message that waits.
-                (OwnPurpose::Prepare | OwnPurpose::CountBefore | OwnPurpose::CountAfter, _) => {}
+                (OwnPurpose::Prepare, _) => {}
                 (OwnPurpose::Catalog, Some(sqlstate)) => {
                     let text = format!("cannot read the catalog ({sqlstate})");
                     session.kill("58000", &text, out);
@@ -397,9 +397,6 @@ fn suspended(session: &mut Session, raw: Bytes, out: &mut Vec<Action>) {
 fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
     let mut affected_now = 0;
     let mut fetched = None;
-    if counted_step(session, out) {
-        return;
-    }
     match session.pending.front_mut() {
         Some(Pending::Query(query)) => {
             let part = query.parts.get_mut(query.current);
@@ -421,18 +418,12 @@ fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut 
                 // An empty text, or what a rule of the database adds: passed on as it is.
                 None => out.push(Action::ToClient(raw)),
             }
+            query.current += 1;
             if query.one_by_one {
-                if query.counts_beside_tag {
-                    query.step = Step::CountAfter;
-                    send_step(query, out);
-                    return;
-                }
-                query.current += 1;
                 session.affected += affected_now;
                 next_part(session, out);
                 return;
             }
-            query.current += 1;
         }
         Some(Pending::Execute { sequence, .. }) => {
             let sequence = *sequence;
@@ -445,10 +436,6 @@ fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut 
                         return;
                     }
                     affected_now = end_run(&mut run, tag, body, raw, out);
-                    if run.judged.changes_beside_tag || run.result.changes_beside_tag {
-                        // The statistics behind it count it.
-                        affected_now = 0;
-                    }
                     fetched = fetched_rows(&run);
                     finish(run, session.now_us, out);
                 }
@@ -462,13 +449,8 @@ fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut 
         Some(Pending::OwnExecute { purpose }) => {
             let purpose = *purpose;
             session.pending.pop_front();
-            match purpose {
-                OwnPurpose::State => session.state_was_read(out),
-                OwnPurpose::CountBefore => session.changed_before = session.take_changed(),
-                OwnPurpose::CountAfter => {
-                    affected_now = session.take_changed().saturating_sub(session.changed_before);
-                }
-                OwnPurpose::Catalog | OwnPurpose::Prepare => {}
+            if purpose == OwnPurpose::State {
+                session.state_was_read(out);
             }
         }
         Some(Pending::OwnQuery { .. }) => {}
@@ -550,31 +532,6 @@ fn upserts(judged: &Judged) -> bool {
     })
 }
 
-/// The end of a question about statistics in a Query that goes one by one.
-fn counted_step(session: &mut Session, out: &mut Vec<Action>) -> bool {
-    if !matches!(session.pending.front(), Some(Pending::Query(query)) if query.counting()) {
-        return false;
-    }
-    let changed = session.take_changed();
-    let Some(Pending::Query(query)) = session.pending.front_mut() else {
-        return false;
-    };
-    match query.step {
-        Step::CountBefore => {
-            query.changed_before = changed;
-            query.step = Step::Statement;
-            send_step(query, out);
-        }
-        Step::CountAfter | Step::Statement => {
-            query.current += 1;
-            query.step = Step::Statement;
-            session.affected += changed.saturating_sub(query.changed_before);
-            next_part(session, out);
-        }
-    }
-    true
-}
-
 /// The next statement of a Query that goes one by one: what is over the limit may not commit.
 fn next_part(session: &mut Session, out: &mut Vec<Action>) {
     let rows_max = session.world.policy.guardrails.max_affected_rows;
@@ -603,12 +560,7 @@ fn next_part(session: &mut Session, out: &mut Vec<Action>) {
 // === rows ===
 
 fn row(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
-    let ours = match session.pending.front() {
-        Some(Pending::OwnQuery { .. } | Pending::OwnExecute { .. }) => true,
-        Some(Pending::Query(query)) => query.counting(),
-        _ => false,
-    };
-    if ours {
+    if let Some(Pending::OwnQuery { .. } | Pending::OwnExecute { .. }) = session.pending.front() {
         if let Some(pair) = message::text_pair(body) {
             session.own_rows.push(pair);
         }
@@ -686,7 +638,6 @@ fn copy_row(session: &mut Session, raw: Bytes, out: &mut Vec<Action>) {
 
 fn description(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
     let plan: Option<Arc<Judged>> = match session.pending.front() {
-        Some(Pending::Query(query)) if query.counting() => return,
         Some(Pending::Query(query)) => query
             .parts
             .get(query.current)

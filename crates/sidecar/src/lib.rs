@@ -1,3 +1,4 @@
 //! The proxy.
 
 pub mod recorder;
+pub mod spool;
