@@ -3,13 +3,11 @@
 
 #![allow(clippy::panic, reason = "helpers of tests fail by it")]
 
-mod server;
-
 use std::error::Error;
 
 use bytes::BytesMut;
 use row_masking::{ColumnType, DateUnit, Format, HashKey, Mask, MaskForm, TypeClass, form};
-use server::Server;
+use test_support::{Database, shared_postgres};
 use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -436,6 +434,17 @@ fn masks(constant: &str) -> Vec<Mask> {
     ]
 }
 
+fn database() -> Database<'static> {
+    shared_postgres()
+        .expect("a server")
+        .database()
+        .expect("a database")
+}
+
+async fn connect(database: &Database<'_>) -> Client {
+    database.connect().await.expect("the server answers")
+}
+
 fn key() -> HashKey {
     HashKey::new(b"a key of the tests, long enough").expect("it is long enough")
 }
@@ -476,10 +485,10 @@ SET extra_float_digits = 0;
 
 #[tokio::test]
 async fn every_form_runs_on_a_server_and_keeps_the_columns_type() {
-    let server = Server::start().await;
-    let honest = server.connect().await;
+    let database = database();
+    let honest = connect(&database).await;
     honest.batch_execute(OBJECTS).await.expect("objects");
-    let misled = server.connect().await;
+    let misled = connect(&database).await;
     misled.batch_execute(MISLEAD).await.expect("objects that mislead");
     let mut run = 0;
     for case in CASES {
@@ -589,8 +598,8 @@ async fn check_form(client: &Client, expression: &str, mask: &Mask, case: &Case)
 
 #[tokio::test]
 async fn forms_show_what_they_say() {
-    let server = Server::start().await;
-    let client = server.connect().await;
+    let database = database();
+    let client = connect(&database).await;
     let partial = |keep_first, keep_last| Mask::Partial {
         keep_first,
         keep_last,
@@ -763,8 +772,8 @@ impl<'a> FromSql<'a> for Raw {
 
 #[tokio::test]
 async fn a_token_is_one_value_in_text_and_in_binary() {
-    let server = Server::start().await;
-    let client = server.connect().await;
+    let database = database();
+    let client = connect(&database).await;
     let cases = [
         ("pg_catalog.text", TypeClass::Text, -1, "'ann@example.com'"),
         ("pg_catalog.text", TypeClass::Text, -1, "''"),
