@@ -37,11 +37,11 @@ generate: deps-build ## write the generated files again (crds/, docs/*.schema.js
 
 bench: deps-bench ## pgbench: direct, through the sidecar, through pgbouncer; ratios
 	$(CARGO) build --locked --release --bin weir-sidecar
-	scripts/bench.sh target/release/weir-sidecar
+	$(CARGO) run --locked -q -p xtask -- bench
 
 regress: deps-demo ## PostgreSQL's own regression scripts, direct and through the sidecar
 	$(CARGO) build --locked --bin weir-sidecar
-	scripts/regress.sh target/debug/weir-sidecar
+	$(CARGO) run --locked -q -p xtask -- regress
 
 deps-build deps-demo deps-test deps-bench: deps-%:
 	@scripts/install-deps.sh $*

@@ -21,6 +21,14 @@ pub fn workspace_root() -> &'static Path {
 /// The path of one of our binaries, for example `weir-sidecar`, brought up to date once per test process: a test that
 /// runs an old binary proves nothing. `WEIR_BIN_DIR` names a folder of ready ones instead.
 pub fn binary(name: &str) -> Result<PathBuf> {
+    match profile_folder()?.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => binary_of_profile(name, "dev"),
+        Some(other) => binary_of_profile(name, other),
+    }
+}
+
+/// The same with a profile of one's own choice: `release` where speed is measured.
+pub fn binary_of_profile(name: &str, profile: &str) -> Result<PathBuf> {
     static BUILT: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
     if let Some(folder) = std::env::var_os("WEIR_BIN_DIR") {
         let path = Path::new(&folder).join(name);
@@ -31,14 +39,10 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         .get_or_init(Mutex::default)
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    if let Some(path) = built.get(name) {
+    if let Some(path) = built.get(&format!("{profile}/{name}")) {
         return Ok(path.clone());
     }
-    let folder = profile_folder()?;
-    let profile = match folder.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
-        Some(other) => other,
-    };
+    let folder = target_folder()?.join(if profile == "dev" { "debug" } else { profile });
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(workspace_root())
@@ -57,12 +61,12 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     ensure!(status.success(), "cannot build {name}");
     let path = folder.join(name);
     ensure!(path.is_file(), "cargo built no {}", path.display());
-    built.insert(name.to_owned(), path.clone());
+    built.insert(format!("{profile}/{name}"), path.clone());
     Ok(path)
 }
 
 /// The target folder this test was built into.
-pub(crate) fn target_folder() -> Result<PathBuf> {
+pub fn target_folder() -> Result<PathBuf> {
     Ok(profile_folder()?
         .parent()
         .context("a profile folder has a parent")?

@@ -19,8 +19,8 @@ mod process;
 pub mod shop;
 mod wait;
 
-pub use binaries::{binary, workspace_root};
+pub use binaries::{binary, binary_of_profile, target_folder, workspace_root};
 pub use certificates::Certificates;
-pub use postgres::{Auth, Database, Postgres, PostgresOptions, postgres_bin, shared_postgres};
+pub use postgres::{Auth, Database, Postgres, PostgresOptions, postgres_bin, server_owner, shared_postgres};
 pub use process::{Process, Signal};
 pub use wait::{free_port, wait_for, wait_for_async, wait_for_port};

@@ -400,7 +400,8 @@ fn write_certificates(data: &Path, owner: Option<(u32, u32)>) -> Result<Certific
 }
 
 /// Whom the server runs as: PostgreSQL refuses root, so root lends it the account `postgres` or `nobody`.
-fn server_owner() -> Result<Option<(u32, u32)>> {
+/// `None` where this process is not root: then as itself.
+pub fn server_owner() -> Result<Option<(u32, u32)>> {
     use std::os::unix::fs::MetadataExt;
     if std::fs::metadata("/proc/self")?.uid() != 0 {
         return Ok(None);
