@@ -12,11 +12,11 @@ use wire_protocol::postgres::frontend::{self, FrontendMessage, Target};
 use crate::judge::{Judge, Judged, judge_statement, judge_unreadable};
 use crate::message;
 use crate::objects::{Portal, Prepared, Undo};
-use crate::pending::{ClientMessage, OwnPurpose, Part, Pending, QueryRun, Segment, Stage, Texts};
+use crate::pending::{ClientMessage, OwnPurpose, Part, Pending, QueryRun, Segment, Stage, Step, Texts};
 use crate::record::Record;
 use crate::refusals;
 use crate::session::{Action, RESERVED_PREFIX, Session, Streaming};
-use crate::state::Foretold;
+use crate::state::{CHANGED_SQL, Foretold};
 
 /// One message of the client.
 pub(crate) fn handle(
@@ -568,9 +568,6 @@ fn query(session: &mut Session, message: ClientMessage, judge: &mut Judge, out: 
     let commits = list.iter().any(|judged| commits(judged));
     let counted = list.iter().any(|judged| is_counted(judged));
     if limit.is_some() {
-        if let Some(refusal) = list.iter().find_map(|judged| uncounted(judged)) {
-            return refuse_query(session, refusal, String::new(), out);
-        }
         if (commits || session.status == TransactionStatus::Idle) && !session.pending.is_empty() {
             // What is under way must be counted before anything may commit it.
             return session.block(message, Stage::Replies, out);
@@ -634,6 +631,9 @@ fn query(session: &mut Session, message: ClientMessage, judge: &mut Judge, out: 
         current: 0,
         texts,
         one_by_one,
+        step: Step::Statement,
+        counts_beside_tag: false,
+        changed_before: 0,
         synced: false,
         failed: false,
         poison: None,
@@ -761,15 +761,33 @@ fn prepare_sql_again(
     let _kept = session.objects.set_statement(name.as_bytes(), prepared);
 }
 
-/// Sends the current statement of a Query that goes one by one.
+/// Sends the current step of a Query that goes one by one.
 pub(crate) fn send_part(run: &mut QueryRun, out: &mut Vec<Action>) {
-    match run.parts.get(run.current) {
-        Some(part) => out.push(Action::ToServer(message::own_statement(&part.text))),
-        None => {
-            run.synced = true;
-            out.push(Action::ToServer(message::sync()));
-        }
-    }
+    let Some(part) = run.parts.get(run.current) else {
+        run.synced = true;
+        out.push(Action::ToServer(message::sync()));
+        return;
+    };
+    let beside_tag = part
+        .run
+        .as_ref()
+        .is_some_and(|run| run.judged.changes_beside_tag || run.result.changes_beside_tag);
+    run.counts_beside_tag = beside_tag;
+    run.step = if beside_tag {
+        Step::CountBefore
+    } else {
+        Step::Statement
+    };
+    send_step(run, out);
+}
+
+/// Sends what the step is about.
+pub(crate) fn send_step(run: &QueryRun, out: &mut Vec<Action>) {
+    let sql = match (run.step, run.parts.get(run.current)) {
+        (Step::CountBefore | Step::CountAfter, _) | (Step::Statement, None) => CHANGED_SQL,
+        (Step::Statement, Some(part)) => &part.text,
+    };
+    out.push(Action::ToServer(message::own_statement(sql)));
 }
 
 fn sent_text(judged: &Judged, text: &str) -> Arc<str> {
@@ -850,6 +868,7 @@ fn commits(judged: &Judged) -> bool {
 fn is_counted(judged: &Judged) -> bool {
     judged.permit.facts().is_none_or(|facts| {
         facts.writes_data
+            || judged.changes_beside_tag
             || matches!(
                 facts.kind,
                 StatementKind::Update
@@ -858,14 +877,6 @@ fn is_counted(judged: &Judged) -> bool {
                     | StatementKind::Execute(_)
             )
     })
-}
-
-fn uncounted(judged: &Judged) -> Option<Refusal> {
-    let facts = judged.permit.facts()?;
-    let (_, rule) = judged.permit.limits().affected_rows_max.as_ref()?;
-    facts
-        .hidden_writes
-        .then(|| refusals::uncounted_changes(rule.clone()))
 }
 
 fn over_limit(session: &Session, list: &[Arc<Judged>]) -> Option<Refusal> {
@@ -1228,20 +1239,19 @@ fn execute(session: &mut Session, message: &ClientMessage, judge: &mut Judge) ->
         Moved::Refuse(refusal) => return refuse(*refusal),
         Moved::To(_, _, _) => return refuse(refusals::plan_changed()),
     }
-    if session.world.policy.guardrails.max_affected_rows.is_some() {
-        if let Some(refusal) = uncounted(&judged) {
-            return refuse(refusal);
+    if session.world.policy.guardrails.max_affected_rows.is_some() && commits(&judged) {
+        if !session.pending.is_empty() {
+            return Verdict::NeedsReplies;
         }
-        if commits(&judged) {
-            if !session.pending.is_empty() {
-                return Verdict::NeedsReplies;
-            }
-            if let Some(refusal) = over_limit(session, &[Arc::clone(&judged)]) {
-                return refuse(refusal);
-            }
+        if let Some(refusal) = over_limit(session, &[Arc::clone(&judged)]) {
+            return refuse(refusal);
         }
     }
     let mut actions = Vec::with_capacity(2);
+    let limited = session.world.policy.guardrails.max_affected_rows.is_some();
+    let undo_is_first = portal
+        .run
+        .is_none_or(|sequence| !session.runs.contains_key(&sequence));
     let (sequence, undo) = match portal.run {
         // More rows of a suspended portal.
         Some(sequence) if session.runs.contains_key(&sequence) => (sequence, Undo::Nothing),
@@ -1262,12 +1272,24 @@ fn execute(session: &mut Session, message: &ClientMessage, judge: &mut Judge) ->
             (sequence, undo)
         }
     };
+    let beside_tag = limited
+        && undo_is_first
+        && session
+            .runs
+            .get(&sequence)
+            .is_some_and(|run| run.judged.changes_beside_tag || run.result.changes_beside_tag);
+    if beside_tag {
+        ask_changed(session, OwnPurpose::CountBefore, &mut actions);
+    }
     actions.push(Action::ToServer(message.raw.clone()));
     session.pending.push_back(Pending::Execute {
         sequence,
         undo,
         texts: Texts::default(),
     });
+    if beside_tag {
+        ask_changed(session, OwnPurpose::CountAfter, &mut actions);
+    }
     Verdict::Done(actions)
 }
 
@@ -1309,6 +1331,12 @@ fn execute_moved(session: &Session, judged: &Judged) -> Moved {
         Ok(now) => Moved::To(name.clone(), Arc::clone(prepared), now),
         Err(refusal) => Moved::Refuse(Box::new(refusal)),
     }
+}
+
+/// Asks the server's statistics inside the pipeline.
+fn ask_changed(session: &mut Session, purpose: OwnPurpose, actions: &mut Vec<Action>) {
+    actions.push(Action::ToServer(message::own_pipeline(CHANGED_SQL)));
+    session.push_own_pipeline(purpose);
 }
 
 /// Whether the server resolves the names of that kind only when it executes it.

@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use access_policy::{Decision, DecisionContext, Permit, Refusal};
 use lru::LruCache;
-use sql_facts::{ParsedStatement, StatementKind, Unreadable};
+use sql_facts::facts::Action;
+use sql_facts::{CatalogView, ParsedStatement, StatementFacts, StatementKind, Unreadable};
 
 use crate::describe::{Description, describe};
 use crate::result::ResultPlan;
@@ -26,6 +27,8 @@ pub struct Judged {
     pub permit: Permit,
     /// How its rows are treated.
     pub result: ResultPlan,
+    /// Rows that it changes are not all in its command tag: data-modifying WITH, cascading keys, triggers.
+    pub changes_beside_tag: bool,
     /// Names for receipts.
     pub description: Description,
     /// Whatever the recorder makes of it once and keeps for later executions.
@@ -131,6 +134,16 @@ impl Judge {
     }
 }
 
+fn changes_beside_tag(facts: &StatementFacts, view: CatalogView<'_>) -> bool {
+    facts.hidden_writes
+        || facts
+            .actions
+            .iter()
+            .filter(|action| matches!(action.action, Action::Insert | Action::Update | Action::Delete))
+            .filter_map(|action| view.relation(action.relation?))
+            .any(|relation| !relation.triggers.is_empty() || !relation.cascades.is_empty())
+}
+
 /// Judges one statement.
 pub(crate) fn judge_statement(
     statement: &ParsedStatement,
@@ -141,6 +154,9 @@ pub(crate) fn judge_statement(
             let description = describe(permit.facts().map(Arc::as_ref), context.view);
             let result = ResultPlan::from_permit(&permit);
             Ok(Arc::new(Judged {
+                changes_beside_tag: permit
+                    .facts()
+                    .is_some_and(|facts| changes_beside_tag(facts, context.view)),
                 statement: Some(statement.clone()),
                 permit,
                 result,
@@ -163,6 +179,7 @@ pub(crate) fn judge_unreadable(
         Decision::Permit(permit) => {
             let result = ResultPlan::from_permit(&permit);
             Ok(Arc::new(Judged {
+                changes_beside_tag: false,
                 statement: None,
                 permit,
                 result,
@@ -183,6 +200,7 @@ pub(crate) fn judged_call(permit: Permit) -> Arc<Judged> {
         ..Description::default()
     };
     Arc::new(Judged {
+        changes_beside_tag: false,
         statement: None,
         permit,
         result,

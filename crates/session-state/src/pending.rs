@@ -119,12 +119,36 @@ pub(crate) struct QueryRun {
     /// Sent as Parse, Bind, Describe, Execute for one statement after the other, so that what it changes can be
     /// counted before it commits.
     pub one_by_one: bool,
+    /// One by one: the current part changes rows that its tag does not count.
+    pub(crate) counts_beside_tag: bool,
+    /// One by one: what of the current part is answered now.
+    pub(crate) step: Step,
+    /// One by one: rows changed in the transaction before the current part, by the server's statistics.
+    pub(crate) changed_before: u64,
     /// One by one: the Sync has gone.
     pub synced: bool,
     /// An error has answered it.
     pub failed: bool,
     /// The refusal behind a poisoned message: the next syntax error is it.
     pub poison: Option<Refusal>,
+}
+
+impl QueryRun {
+    /// The statistics are being asked.
+    pub(crate) fn counting(&self) -> bool {
+        self.one_by_one && !self.synced && matches!(self.step, Step::CountBefore | Step::CountAfter)
+    }
+}
+
+/// What of a part is answered now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The statistics before it.
+    CountBefore,
+    /// The statement.
+    Statement,
+    /// The statistics after it.
+    CountAfter,
 }
 
 /// Who reads the answers of a message of ours.
@@ -136,6 +160,10 @@ pub(crate) enum OwnPurpose {
     Catalog,
     /// A statement of SQL PREPARE is prepared again.
     Prepare,
+    /// Rows changed in the transaction so far, before the statement behind it.
+    CountBefore,
+    /// Rows changed in the transaction so far, after the statement in front of it.
+    CountAfter,
 }
 
 /// One message that will be answered.

@@ -143,19 +143,6 @@ pub(crate) fn timeout(seconds: u32, rule: RuleRef) -> Refusal {
     }
 }
 
-/// WEIR-113: changes below the top of a statement are not counted yet.
-pub(crate) fn uncounted_changes(rule: RuleRef) -> Refusal {
-    Refusal {
-        code: RefusalCode(113),
-        sqlstate: "42501",
-        reason: "while maxAffectedRows is set, a WITH query that changes rows below the top of a statement is not built yet: \
-                 its rows are not in the command tag"
-            .to_owned(),
-        hint: "write the change as a statement of its own".to_owned(),
-        rule,
-    }
-}
-
 /// WEIR-114: a row that the filter does not accept would be written.
 pub(crate) fn row_outside_filter(rule: &str) -> Refusal {
     Refusal {

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use wire_protocol::postgres::backend::{self, TransactionStatus};
 
-use crate::client::{affected_rule, send_part};
+use crate::client::{affected_rule, send_part, send_step};
 use crate::judge::Judged;
 use crate::message;
 use crate::objects::Prepared;
-use crate::pending::{OwnPurpose, Pending, QueryRun, Run, Texts};
+use crate::pending::{OwnPurpose, Pending, QueryRun, Run, Step, Texts};
 use crate::refusals;
 use crate::result::ResultPlan;
 use crate::session::{Action, Session, Streaming, finish};
@@ -325,7 +325,7 @@ fn ready(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
                     out.push(Action::CatalogRows(std::mem::take(&mut session.own_rows)));
                 }
                 // A failure was kept for the message that waits.
-                (OwnPurpose::Prepare, _) => {}
+                (OwnPurpose::Prepare | OwnPurpose::CountBefore | OwnPurpose::CountAfter, _) => {}
                 (OwnPurpose::Catalog, Some(sqlstate)) => {
                     let text = format!("cannot read the catalog ({sqlstate})");
                     session.kill("58000", &text, out);
@@ -397,6 +397,9 @@ fn suspended(session: &mut Session, raw: Bytes, out: &mut Vec<Action>) {
 fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
     let mut affected_now = 0;
     let mut fetched = None;
+    if counted_step(session, out) {
+        return;
+    }
     match session.pending.front_mut() {
         Some(Pending::Query(query)) => {
             let part = query.parts.get_mut(query.current);
@@ -418,12 +421,18 @@ fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut 
                 // An empty text, or what a rule of the database adds: passed on as it is.
                 None => out.push(Action::ToClient(raw)),
             }
-            query.current += 1;
             if query.one_by_one {
+                if query.counts_beside_tag {
+                    query.step = Step::CountAfter;
+                    send_step(query, out);
+                    return;
+                }
+                query.current += 1;
                 session.affected += affected_now;
                 next_part(session, out);
                 return;
             }
+            query.current += 1;
         }
         Some(Pending::Execute { sequence, .. }) => {
             let sequence = *sequence;
@@ -436,6 +445,10 @@ fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut 
                         return;
                     }
                     affected_now = end_run(&mut run, tag, body, raw, out);
+                    if run.judged.changes_beside_tag || run.result.changes_beside_tag {
+                        // The statistics behind it count it.
+                        affected_now = 0;
+                    }
                     fetched = fetched_rows(&run);
                     finish(run, session.now_us, out);
                 }
@@ -449,8 +462,13 @@ fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut 
         Some(Pending::OwnExecute { purpose }) => {
             let purpose = *purpose;
             session.pending.pop_front();
-            if purpose == OwnPurpose::State {
-                session.state_was_read(out);
+            match purpose {
+                OwnPurpose::State => session.state_was_read(out),
+                OwnPurpose::CountBefore => session.changed_before = session.take_changed(),
+                OwnPurpose::CountAfter => {
+                    affected_now = session.take_changed().saturating_sub(session.changed_before);
+                }
+                OwnPurpose::Catalog | OwnPurpose::Prepare => {}
             }
         }
         Some(Pending::OwnQuery { .. }) => {}
@@ -532,6 +550,31 @@ fn upserts(judged: &Judged) -> bool {
     })
 }
 
+/// The end of a question about statistics in a Query that goes one by one.
+fn counted_step(session: &mut Session, out: &mut Vec<Action>) -> bool {
+    if !matches!(session.pending.front(), Some(Pending::Query(query)) if query.counting()) {
+        return false;
+    }
+    let changed = session.take_changed();
+    let Some(Pending::Query(query)) = session.pending.front_mut() else {
+        return false;
+    };
+    match query.step {
+        Step::CountBefore => {
+            query.changed_before = changed;
+            query.step = Step::Statement;
+            send_step(query, out);
+        }
+        Step::CountAfter | Step::Statement => {
+            query.current += 1;
+            query.step = Step::Statement;
+            session.affected += changed.saturating_sub(query.changed_before);
+            next_part(session, out);
+        }
+    }
+    true
+}
+
 /// The next statement of a Query that goes one by one: what is over the limit may not commit.
 fn next_part(session: &mut Session, out: &mut Vec<Action>) {
     let rows_max = session.world.policy.guardrails.max_affected_rows;
@@ -560,7 +603,12 @@ fn next_part(session: &mut Session, out: &mut Vec<Action>) {
 // === rows ===
 
 fn row(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
-    if let Some(Pending::OwnQuery { .. } | Pending::OwnExecute { .. }) = session.pending.front() {
+    let ours = match session.pending.front() {
+        Some(Pending::OwnQuery { .. } | Pending::OwnExecute { .. }) => true,
+        Some(Pending::Query(query)) => query.counting(),
+        _ => false,
+    };
+    if ours {
         if let Some(pair) = message::text_pair(body) {
             session.own_rows.push(pair);
         }
@@ -638,6 +686,7 @@ fn copy_row(session: &mut Session, raw: Bytes, out: &mut Vec<Action>) {
 
 fn description(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
     let plan: Option<Arc<Judged>> = match session.pending.front() {
+        Some(Pending::Query(query)) if query.counting() => return,
         Some(Pending::Query(query)) => query
             .parts
             .get(query.current)

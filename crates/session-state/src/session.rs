@@ -103,6 +103,8 @@ pub struct Session {
     pub(crate) sequence: u64,
     /// Rows changed in the open transaction, by tag.
     pub(crate) affected: u64,
+    /// Rows changed before the statement that is counted by statistics.
+    pub(crate) changed_before: u64,
     /// The server takes COPY data.
     pub(crate) copy_in: bool,
     pub(crate) closed: bool,
@@ -144,6 +146,7 @@ impl Session {
             catalog_pending: false,
             sequence: 0,
             affected: 0,
+            changed_before: 0,
             copy_in: false,
             closed: false,
             now_us: 0,
@@ -515,15 +518,7 @@ impl Session {
         let sql = Self::state_sql();
         if self.unsynced {
             out.push(Action::ToServer(message::own_pipeline(&sql)));
-            self.pending.push_back(Pending::OwnParse {
-                texts: crate::pending::Texts::default(),
-            });
-            self.pending.push_back(Pending::OwnBind);
-            self.pending.push_back(Pending::OwnExecute {
-                purpose: OwnPurpose::State,
-            });
-            self.pending.push_back(Pending::OwnClose);
-            self.pending.push_back(Pending::OwnClose);
+            self.push_own_pipeline(OwnPurpose::State);
         } else {
             out.push(Action::ToServer(message::query(&sql)));
             self.pending.push_back(Pending::OwnQuery {
@@ -531,6 +526,25 @@ impl Session {
                 failed: None,
             });
         }
+    }
+
+    /// The answers to [`message::own_pipeline`].
+    pub(crate) fn push_own_pipeline(&mut self, purpose: OwnPurpose) {
+        self.pending.push_back(Pending::OwnParse {
+            texts: crate::pending::Texts::default(),
+        });
+        self.pending.push_back(Pending::OwnBind);
+        self.pending.push_back(Pending::OwnExecute { purpose });
+        self.pending.push_back(Pending::OwnClose);
+        self.pending.push_back(Pending::OwnClose);
+    }
+
+    /// The number in our own answer.
+    pub(crate) fn take_changed(&mut self) -> u64 {
+        std::mem::take(&mut self.own_rows)
+            .pop()
+            .and_then(|(_, count)| count.parse().ok())
+            .unwrap_or(u64::MAX)
     }
 
     /// Our own question was answered.

@@ -25,6 +25,12 @@ pub(crate) const SETTINGS_SQL: &str = "SELECT 'settings'::pg_catalog.text AS kin
     'bytea_output', pg_catalog.current_setting('bytea_output'), \
     'temp_schema', (SELECT n.nspname FROM pg_catalog.pg_namespace AS n WHERE n.oid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()))::pg_catalog.text AS data";
 
+/// Rows updated and deleted in the open transaction, as the server's statistics count them (with what earlier
+/// transactions of the session did and the server has not reported yet: only differences mean something).
+pub(crate) const CHANGED_SQL: &str = "SELECT 'changed'::pg_catalog.text AS kind, \
+    (COALESCE(pg_catalog.sum(s.n_tup_upd), 0) OPERATOR(pg_catalog.+) COALESCE(pg_catalog.sum(s.n_tup_del), 0))::pg_catalog.text AS data \
+    FROM pg_catalog.pg_stat_xact_user_tables AS s";
+
 /// The settings that decide what a text means, as the server says them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Settings {

@@ -1,8 +1,10 @@
 //! PostgreSQL: parsed by libpg_query, lowered, resolved, governed.
 
+mod govern;
 mod lexer;
 mod parse;
 
+pub use govern::govern;
 pub use parse::{DEPTH_MAX, TEXT_MAX_BYTES, parse};
 
 use std::fmt;
@@ -11,7 +13,6 @@ use std::sync::Arc;
 
 use crate::catalog::CatalogView;
 use crate::facts::{StatementFacts, Unreadable};
-use crate::plan::{CannotGovern, Governed, Plan};
 
 /// A text that the grammar accepts, with its trees. Shared between reading and governing, never parsed twice.
 #[derive(Debug, Clone)]
@@ -64,17 +65,4 @@ impl fmt::Debug for ParsedStatement {
 /// [`Unreadable`], with a reason; never a guess.
 pub fn read(_statement: &ParsedStatement, _view: CatalogView<'_>) -> Result<StatementFacts, Unreadable> {
     Err(Unreadable::NotBuilt("read".to_owned()))
-}
-
-/// The text to send instead, printed from the tree (governing note).
-///
-/// # Errors
-/// [`CannotGovern`], with the reason for the refusal.
-pub fn govern(
-    _statement: &ParsedStatement,
-    _facts: &StatementFacts,
-    _plan: &Plan,
-    _view: CatalogView<'_>,
-) -> Result<Governed, CannotGovern> {
-    Err(CannotGovern::NotBuilt("govern".to_owned()))
 }
