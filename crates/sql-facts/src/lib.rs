@@ -12,6 +12,7 @@
 
 pub mod catalog;
 pub mod facts;
+mod form;
 pub mod plan;
 pub mod postgres;
 

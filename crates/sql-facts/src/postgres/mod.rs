@@ -1,8 +1,14 @@
 //! PostgreSQL: parsed by libpg_query, lowered, resolved, governed.
 
+mod condition;
+mod function_columns;
 mod govern;
 mod lexer;
+mod lineage;
+mod lower;
 mod parse;
+mod resolve;
+mod scope;
 
 pub use govern::govern;
 pub use parse::{DEPTH_MAX, TEXT_MAX_BYTES, parse};
@@ -63,6 +69,15 @@ impl fmt::Debug for ParsedStatement {
 ///
 /// # Errors
 /// [`Unreadable`], with a reason; never a guess.
-pub fn read(_statement: &ParsedStatement, _view: CatalogView<'_>) -> Result<StatementFacts, Unreadable> {
-    Err(Unreadable::NotBuilt("read".to_owned()))
+pub fn read(statement: &ParsedStatement, view: CatalogView<'_>) -> Result<StatementFacts, Unreadable> {
+    let (lowered, parameters) = lower::lower(statement.node())?;
+    let mut facts = resolve::resolve(&lowered, parameters, view)?;
+    facts.span = statement.span.clone();
+    // A text that the lexer cannot follow is described by its kind alone, so that no literal is kept.
+    facts.normalized =
+        lexer::without_literals(statement.sql()).unwrap_or_else(|| format!("{:?}", facts.kind));
+    Ok(facts)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,812 @@
+//! What `read` says of statements, against a small catalog.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::*;
+use crate::catalog::{Catalog, Column, Oid, Overlay, Persistence, Relation, RelationKind, SearchPath};
+use crate::facts::{OutputColumn, SessionEffect, Source, StatementKind};
+
+/// Tables `t(id, name, email, amt)` with key id, `u(id, t_id, note)`, `s.t(id, x)`, view `v(id, email)`.
+pub(super) struct World {
+    catalog: Catalog,
+    overlay: Overlay,
+    path: SearchPath,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let mut catalog = Catalog::builtins(15).expect("the built-ins of PostgreSQL 15 are there");
+        let overlay = Overlay::default();
+        let path = SearchPath(vec!["pg_catalog".to_owned(), "public".to_owned()]);
+        let tables: [(Oid, &str, &str, RelationKind, &[(&str, &str)]); 5] = [
+            (
+                20001,
+                "public",
+                "t",
+                RelationKind::Table,
+                &[
+                    ("id", "int4"),
+                    ("name", "text"),
+                    ("email", "text"),
+                    ("amt", "numeric"),
+                ],
+            ),
+            (
+                20002,
+                "public",
+                "u",
+                RelationKind::Table,
+                &[("id", "int4"), ("t_id", "int4"), ("note", "text")],
+            ),
+            (
+                20003,
+                "s",
+                "t",
+                RelationKind::Table,
+                &[("id", "int4"), ("x", "text")],
+            ),
+            (
+                20004,
+                "public",
+                "v",
+                RelationKind::View,
+                &[("id", "int4"), ("email", "text")],
+            ),
+            (
+                20005,
+                "public",
+                "Odd Name",
+                RelationKind::Table,
+                &[("Some Column", "text")],
+            ),
+        ];
+        let mut relations = catalog.relations.as_ref().clone();
+        let mut names = catalog.names.as_ref().clone();
+        for (oid, schema, name, kind, columns) in tables {
+            let view = CatalogView {
+                catalog: &catalog,
+                overlay: &overlay,
+                path: &path,
+            };
+            let columns = columns
+                .iter()
+                .zip(1..)
+                .map(|((column, type_name), number)| Column {
+                    number,
+                    name: (*column).to_owned(),
+                    column_type: view
+                        .resolve_type(Some("pg_catalog"), type_name, &[])
+                        .expect("a built-in type"),
+                    not_null: number == 1,
+                    has_default: false,
+                    default_code: Vec::new(),
+                    generated_from: None,
+                })
+                .collect();
+            let relation = Relation {
+                oid,
+                schema: schema.to_owned(),
+                name: name.to_owned(),
+                kind,
+                persistence: Persistence::Permanent,
+                columns,
+                primary_key: vec![1],
+                parents: Vec::new(),
+                definition: None,
+                security_invoker: false,
+                before_row_triggers: false,
+                triggers: Vec::new(),
+                owned_by: None,
+                ..relations
+                    .values()
+                    .next()
+                    .map(|any| any.as_ref().clone())
+                    .expect("system relations are there")
+            };
+            relations.insert(oid, Arc::new(relation));
+            names
+                .entry(schema.to_owned())
+                .or_default()
+                .insert(name.to_owned(), oid);
+        }
+        catalog.relations = Arc::new(relations);
+        catalog.names = Arc::new(names);
+        Self {
+            catalog,
+            overlay,
+            path,
+        }
+    }
+
+    pub(super) fn view(&self) -> CatalogView<'_> {
+        CatalogView {
+            catalog: &self.catalog,
+            overlay: &self.overlay,
+            path: &self.path,
+        }
+    }
+
+    pub(super) fn read(&self, sql: &str) -> Result<StatementFacts, Unreadable> {
+        let parsed = parse(sql)?;
+        let [statement] = parsed.statements.as_slice() else {
+            return Err(Unreadable::NotBuilt(format!(
+                "{} statements",
+                parsed.statements.len()
+            )));
+        };
+        read(statement, self.view())
+    }
+
+    fn facts(&self, sql: &str) -> StatementFacts {
+        self.read(sql)
+            .unwrap_or_else(|error| unreachable!("{sql}: {error}"))
+    }
+
+    fn column(&self, relation: Oid, column: i16) -> String {
+        let known = self
+            .view()
+            .relation(relation)
+            .expect("a relation of the facts is in the catalog");
+        let name = match column {
+            0 => "*".to_owned(),
+            number if number < 0 => format!("#{number}"),
+            number => known
+                .column_by_number(number)
+                .expect("a column of the facts is in the catalog")
+                .name
+                .clone(),
+        };
+        let schema = if known.schema == "public" {
+            String::new()
+        } else {
+            format!("{}.", known.schema)
+        };
+        format!("{schema}{}.{name}", known.name)
+    }
+
+    fn source(&self, source: &Source) -> String {
+        let how = format!("{:?}", source.transformation);
+        let how = how.get(..2).unwrap_or_default().to_lowercase();
+        format!(
+            "{}:{how}",
+            self.column(source.column.relation, source.column.column)
+        )
+    }
+
+    fn sources(&self, sources: &BTreeSet<Source>) -> String {
+        sources
+            .iter()
+            .map(|source| self.source(source))
+            .collect::<Vec<_>>()
+            .join("+")
+    }
+
+    /// `Select t(id,name)` for each action.
+    pub(super) fn actions(&self, sql: &str) -> Vec<String> {
+        let facts = self.facts(sql);
+        let mut lines: Vec<String> = facts
+            .actions
+            .iter()
+            .map(|action| match action.relation {
+                None => format!("{:?} ?{}", action.action, action.name),
+                Some(oid) => {
+                    let columns: Vec<String> = action
+                        .columns
+                        .iter()
+                        .map(|column| {
+                            let full = self.column(oid, *column);
+                            full.rsplit_once('.')
+                                .map_or(full.clone(), |(_, column)| column.to_owned())
+                        })
+                        .collect();
+                    let name = action.name.strip_prefix("public.").unwrap_or(&action.name);
+                    format!("{:?} {name}({})", action.action, columns.join(","))
+                }
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    /// `name=t.a:id+t.b:tr`, for each output column.
+    fn outputs(&self, sql: &str) -> Vec<String> {
+        let line = |output: &OutputColumn| match output.target {
+            None => format!("{}={}", output.name, self.sources(&output.sources)),
+            Some(target) => {
+                format!(
+                    "{}:={}",
+                    self.column(target.relation, target.column),
+                    self.sources(&output.sources)
+                )
+            }
+        };
+        self.facts(sql).output.iter().map(line).collect()
+    }
+
+    fn indirect(&self, sql: &str) -> String {
+        self.sources(&self.facts(sql).indirect)
+    }
+}
+
+fn case(world: &World, sql: &str, actions: &[&str], outputs: &[&str], indirect: &str) {
+    assert_eq!(world.actions(sql), actions, "actions of {sql}");
+    assert_eq!(world.outputs(sql), outputs, "outputs of {sql}");
+    assert_eq!(world.indirect(sql), indirect, "indirect of {sql}");
+}
+
+#[test]
+fn select_lists() {
+    let world = World::new();
+    case(&world, "SELECT 1, 'x' AS y", &[], &["?column?=", "y="], "");
+    case(&world, "SELECT id FROM t", &["Select t(id)"], &["id=t.id:id"], "");
+    case(
+        &world,
+        "SELECT * FROM u",
+        &["Select u(id,t_id,note)"],
+        &["id=u.id:id", "t_id=u.t_id:id", "note=u.note:id"],
+        "",
+    );
+    case(
+        &world,
+        "SELECT a.id AS x, a.email || a.name FROM t a",
+        &["Select t(id,name,email)"],
+        &["x=t.id:id", "?column?=t.name:tr+t.email:tr"],
+        "",
+    );
+    case(&world, "SELECT t FROM t", &["Select t(*)"], &["t=t.*:id"], "");
+    case(
+        &world,
+        "SELECT (t).email FROM t",
+        &["Select t(email)"],
+        &["email=t.email:id"],
+        "",
+    );
+    case(
+        &world,
+        "SELECT public.t.id FROM public.t",
+        &["Select t(id)"],
+        &["id=t.id:id"],
+        "",
+    );
+    case(
+        &world,
+        "SELECT x FROM s.t",
+        &["Select s.t(x)"],
+        &["x=s.t.x:id"],
+        "",
+    );
+    case(
+        &world,
+        "SELECT \"Some Column\" FROM \"Odd Name\"",
+        &["Select Odd Name(Some Column)"],
+        &["Some Column=Odd Name.Some Column:id"],
+        "",
+    );
+    case(
+        &world,
+        "SELECT ctid FROM t",
+        &["Select t(#-1)"],
+        &["ctid=t.#-1:id"],
+        "",
+    );
+    case(&world, "SELECT count(*) FROM t", &["Select t()"], &["count="], "");
+    case(
+        &world,
+        "SELECT max(amt), lower(name)::text FROM t GROUP BY name",
+        &["Select t(name,amt)"],
+        &["max=t.amt:ag", "lower=t.name:tr"],
+        "t.name:gr",
+    );
+    case(
+        &world,
+        "SELECT CASE WHEN amt > 0 THEN email ELSE name END FROM t",
+        &["Select t(name,email,amt)"],
+        &["name=t.name:tr+t.email:tr+t.amt:co"],
+        "",
+    );
+    case(
+        &world,
+        "SELECT row_number() OVER (PARTITION BY name ORDER BY amt) FROM t",
+        &["Select t(name,amt)"],
+        &["row_number=t.name:wi+t.amt:wi"],
+        "",
+    );
+    case(
+        &world,
+        "SELECT sum(amt) OVER w FROM t WINDOW w AS (ORDER BY id)",
+        &["Select t(id,amt)"],
+        &["sum=t.id:wi+t.amt:ag"],
+        "",
+    );
+}
+
+#[test]
+fn joins_and_scopes() {
+    let world = World::new();
+    case(
+        &world,
+        "SELECT t.name, u.note FROM t JOIN u ON u.t_id = t.id WHERE t.amt > 1 ORDER BY u.id",
+        &["Select t(id,name,amt)", "Select u(id,t_id,note)"],
+        &["name=t.name:id", "note=u.note:id"],
+        "t.id:jo+t.amt:fi+u.id:so+u.t_id:jo",
+    );
+    case(
+        &world,
+        "SELECT id FROM t JOIN u USING (id)",
+        &["Select t(id)", "Select u(id)"],
+        &["id=t.id:id"],
+        "t.id:jo+u.id:jo",
+    );
+    case(
+        &world,
+        "SELECT * FROM t NATURAL JOIN s.t AS z",
+        &["Select s.t(id,x)", "Select t(id,name,email,amt)"],
+        &[
+            "id=t.id:id",
+            "name=t.name:id",
+            "email=t.email:id",
+            "amt=t.amt:id",
+            "x=s.t.x:id",
+        ],
+        "t.id:jo+s.t.id:jo",
+    );
+    case(
+        &world,
+        "SELECT q.m FROM (SELECT email AS m, id FROM t) q WHERE q.id = 1",
+        &["Select t(id,email)"],
+        &["m=t.email:id"],
+        "t.id:fi",
+    );
+    case(
+        &world,
+        "SELECT x.note FROM t, LATERAL (SELECT note FROM u WHERE u.t_id = t.id) x",
+        &["Select t(id)", "Select u(t_id,note)"],
+        &["note=u.note:id"],
+        "t.id:fi+u.t_id:fi",
+    );
+    case(
+        &world,
+        "SELECT (SELECT max(note) FROM u WHERE t_id = t.id) FROM t",
+        &["Select t(id)", "Select u(t_id,note)"],
+        &["max=u.note:ag"],
+        "t.id:fi+u.t_id:fi",
+    );
+    case(
+        &world,
+        "SELECT name FROM t WHERE EXISTS (SELECT 1 FROM u WHERE t_id = t.id)",
+        &["Select t(id,name)", "Select u(t_id)"],
+        &["name=t.name:id"],
+        "t.id:fi+u.t_id:fi",
+    );
+    case(
+        &world,
+        "WITH t AS (SELECT note FROM u) SELECT * FROM t",
+        &["Select u(note)"],
+        &["note=u.note:id"],
+        "",
+    );
+    case(
+        &world,
+        "WITH t AS (SELECT * FROM t) SELECT email FROM t",
+        &["Select t(id,name,email,amt)"],
+        &["email=t.email:id"],
+        "",
+    );
+    case(
+        &world,
+        "WITH q(a, b) AS (SELECT id, email FROM t) SELECT b, a FROM q",
+        &["Select t(id,email)"],
+        &["b=t.email:id", "a=t.id:id"],
+        "",
+    );
+    case(
+        &world,
+        "WITH RECURSIVE r(a, b, n) AS (SELECT name, email, 1 FROM t UNION ALL SELECT b, a, n + 1 FROM r WHERE n < 5) \
+        SELECT a FROM r",
+        &["Select t(name,email)"],
+        &["a=t.name:id+t.email:id"],
+        "",
+    );
+    case(
+        &world,
+        "WITH RECURSIVE a AS (SELECT * FROM b), b AS (SELECT email FROM t) SELECT * FROM a",
+        &["Select t(email)"],
+        &["email=t.email:id"],
+        "",
+    );
+    case(
+        &world,
+        "SELECT name FROM t UNION SELECT note FROM u ORDER BY name LIMIT 3",
+        &["Select t(name)", "Select u(note)"],
+        &["name=t.name:id+u.note:id"],
+        "t.name:so+u.note:so",
+    );
+    case(
+        &world,
+        "SELECT name FROM t EXCEPT SELECT note FROM u",
+        &["Select t(name)", "Select u(note)"],
+        &["name=t.name:id"],
+        "u.note:fi",
+    );
+    case(
+        &world,
+        "VALUES (1, 2), ((SELECT email FROM t), 3)",
+        &["Select t(email)"],
+        &["column1=t.email:tr", "column2="],
+        "",
+    );
+    case(
+        &world,
+        "SELECT j.id, j.email FROM (t CROSS JOIN u) AS j (id, n, email)",
+        &["Select t(id,email)", "Select u()"],
+        &["id=t.id:id", "email=t.email:id"],
+        "",
+    );
+    case(&world, "SELECT x FROM (VALUES (1)) AS w (x)", &[], &["x="], "");
+    case(
+        &world,
+        "SELECT g FROM generate_series(1, 3) AS g",
+        &[],
+        &["g="],
+        "",
+    );
+    case(
+        &world,
+        "SELECT k, v FROM t, jsonb_each(to_jsonb(t)) AS e(k, v)",
+        &["Select t(*)"],
+        &["k=t.*:tr", "v=t.*:tr"],
+        "",
+    );
+    case(
+        &world,
+        "SELECT email AS name FROM t ORDER BY name",
+        &["Select t(email)"],
+        &["name=t.email:id"],
+        "t.email:so",
+    );
+    case(
+        &world,
+        "SELECT email AS name FROM t GROUP BY name, 1",
+        &["Select t(name,email)"],
+        &["name=t.email:id"],
+        "t.name:gr+t.email:gr",
+    );
+    case(&world, "SELECT id FROM v", &["Select v(id)"], &["id=v.id:id"], "");
+}
+
+#[test]
+fn writes() {
+    let world = World::new();
+    case(
+        &world,
+        "INSERT INTO u (id, note) SELECT id, email FROM t",
+        &["Insert u(id,note)", "Select t(id,email)"],
+        &["u.id:=t.id:id", "u.note:=t.email:id"],
+        "",
+    );
+    case(
+        &world,
+        "INSERT INTO u VALUES (1, 2, 'x') RETURNING id, note AS n",
+        &["Insert u(id,t_id,note)", "Select u(id,note)"],
+        &["u.id:=", "u.t_id:=", "u.note:=", "id=u.id:id", "n=u.note:id"],
+        "",
+    );
+    case(&world, "INSERT INTO u DEFAULT VALUES", &["Insert u()"], &[], "");
+    case(
+        &world,
+        "INSERT INTO u AS x (id, note) SELECT id, email FROM t ON CONFLICT (id) DO UPDATE SET note = excluded.note || x.note WHERE x.t_id > 0",
+        &[
+            "Insert u(id,note)",
+            "Select t(id,email)",
+            "Select u(id,t_id,note)",
+            "Update u(note)",
+        ],
+        &[
+            "u.id:=t.id:id",
+            "u.note:=t.email:id",
+            "u.note:=t.email:tr+u.note:tr",
+        ],
+        "u.t_id:fi",
+    );
+    case(
+        &world,
+        "UPDATE t SET email = u.note, amt = 0 FROM u WHERE u.t_id = t.id RETURNING t.email",
+        &["Select t(id,email)", "Select u(t_id,note)", "Update t(email,amt)"],
+        &["t.email:=u.note:id", "t.amt:=", "email=t.email:id"],
+        "t.id:fi+u.t_id:fi",
+    );
+    case(
+        &world,
+        "UPDATE t SET (name, email) = (SELECT note, id::text FROM u LIMIT 1)",
+        &["Select u(id,note)", "Update t(name,email)"],
+        &["t.name:=u.note:id", "t.email:=u.id:tr"],
+        "",
+    );
+    case(
+        &world,
+        "DELETE FROM t USING u WHERE u.t_id = t.id",
+        &["Delete t()", "Select t(id)", "Select u(t_id)"],
+        &[],
+        "t.id:fi+u.t_id:fi",
+    );
+    case(
+        &world,
+        "MERGE INTO t USING u ON u.t_id = t.id WHEN MATCHED AND u.note = 'x' THEN DELETE \
+         WHEN MATCHED THEN UPDATE SET name = u.note WHEN NOT MATCHED THEN INSERT (id, name) VALUES (u.id, 'n')",
+        &[
+            "Delete t()",
+            "Insert t(id,name)",
+            "Select t(id)",
+            "Select u(id,t_id,note)",
+            "Update t(name)",
+        ],
+        &["t.name:=u.note:id", "t.id:=u.id:id", "t.name:="],
+        "t.id:jo+u.t_id:jo+u.note:fi",
+    );
+    case(
+        &world,
+        "WITH d AS (DELETE FROM t WHERE id = 1 RETURNING email) SELECT * FROM d",
+        &["Delete t()", "Select t(id,email)"],
+        &["email=t.email:id"],
+        "t.id:fi",
+    );
+    assert!(
+        world
+            .facts("WITH d AS (DELETE FROM t WHERE id = 1 RETURNING email) SELECT * FROM d")
+            .hidden_writes
+    );
+    assert!(!world.facts("DELETE FROM t").hidden_writes);
+    assert!(world.facts("DELETE FROM t").writes_data);
+    assert!(!world.facts("SELECT 1").writes_data);
+    case(
+        &world,
+        "COPY u (id, note) FROM STDIN",
+        &["Insert u(id,note)"],
+        &["u.id:=", "u.note:="],
+        "",
+    );
+    case(
+        &world,
+        "COPY u TO STDOUT",
+        &["Select u(id,t_id,note)"],
+        &["id=u.id:id", "t_id=u.t_id:id", "note=u.note:id"],
+        "",
+    );
+    case(
+        &world,
+        "COPY (SELECT email FROM t) TO STDOUT",
+        &["Select t(email)"],
+        &["email=t.email:id"],
+        "",
+    );
+}
+
+#[test]
+fn where_that_restricts() {
+    let world = World::new();
+    let effective = |condition: &str| {
+        let facts = world.facts(&format!("DELETE FROM t WHERE {condition}"));
+        facts
+            .effective_where
+            .iter()
+            .map(|(_, _, effective)| *effective)
+            .collect::<Vec<_>>()
+    };
+    for condition in [
+        "id = 1",
+        "1 = id",
+        "id = $1",
+        "t.id > 3 AND true",
+        "id IN (1, 2)",
+        "id = ANY ($1)",
+        "id BETWEEN 1 AND 2",
+        "name LIKE 'a%'",
+        "id = 1 OR name = 'x'",
+        "NOT (id = 1)",
+        "id IN (SELECT t_id FROM u)",
+        "EXISTS (SELECT 1 FROM u WHERE u.t_id = t.id)",
+        "NOT EXISTS (SELECT 1 FROM u WHERE u.t_id = t.id)",
+        "name IS NULL",
+        "(id = 1) IS TRUE",
+        "id IS DISTINCT FROM 5",
+        "(id, name) = (1, 'x')",
+        "CURRENT OF c",
+    ] {
+        assert_eq!(effective(condition), [true], "{condition}");
+    }
+    for condition in [
+        "true",
+        "1 = 1",
+        "id = id",
+        "id IS NOT NULL",
+        "id = id + 0",
+        "id = 1 OR true",
+        "id = 1 OR 1 = 1",
+        "id = 1 OR id = id",
+        "NOT (id IS NULL)",
+        "id IN (id, 1)",
+        "id IN (SELECT t.id)",
+        "EXISTS (SELECT 1)",
+        "EXISTS (SELECT 1 FROM u)",
+        "'a' = 'a'",
+        "(id = id) = true",
+        "(id IS NOT NULL) IS TRUE",
+        "id IS DISTINCT FROM NULL",
+        "NOT (id = 1 AND id = id)",
+        "amt = amt OR amt IS NULL",
+        "$1",
+    ] {
+        assert_eq!(effective(condition), [false], "{condition}");
+    }
+    let joined = world.facts("UPDATE t SET name = 'x' FROM u WHERE u.t_id = t.id");
+    assert_eq!(
+        joined.effective_where,
+        [(20001, crate::facts::Action::Update, true)]
+    );
+    let open = world.facts("UPDATE t SET name = 'x' FROM u WHERE u.id = 1");
+    assert_eq!(
+        open.effective_where,
+        [(20001, crate::facts::Action::Update, false)]
+    );
+    assert_eq!(
+        world.facts("DELETE FROM t").effective_where,
+        [(20001, crate::facts::Action::Delete, false)]
+    );
+}
+
+#[test]
+fn unknown_names_are_said() {
+    let world = World::new();
+    let unknown = |sql: &str| matches!(world.read(sql), Err(Unreadable::UnknownName(_)));
+    assert!(unknown("SELECT nope FROM t"));
+    assert!(unknown("SELECT id FROM t, u"));
+    assert!(unknown("SELECT x.id FROM t"));
+    assert!(unknown("SELECT * FROM nowhere"));
+    assert!(unknown("UPDATE t SET nope = 1"));
+    assert!(unknown(
+        "SELECT u.id FROM t, (SELECT 1) AS q JOIN u ON t.id = u.id"
+    ));
+    assert!(unknown("SELECT * FROM t, (SELECT t.id) q"));
+    assert_eq!(
+        world.actions("SELECT a FROM nowhere.at_all"),
+        ["Select ?nowhere.at_all"]
+    );
+}
+
+#[test]
+fn the_session_is_followed() {
+    let world = World::new();
+    let effects = |sql: &str| world.facts(sql).effects;
+    let setting = |name: &str, values: Option<&[&str]>, local| SessionEffect::Setting {
+        name: name.to_owned(),
+        values: values.map(|values| values.iter().map(|value| (*value).to_owned()).collect()),
+        local,
+    };
+    assert_eq!(
+        effects("SET search_path = a, \"B\", 'c d'"),
+        [setting("search_path", Some(&["a", "B", "c d"]), false)]
+    );
+    assert_eq!(
+        effects("SET LOCAL Work_Mem TO '1MB'"),
+        [setting("work_mem", Some(&["1MB"]), true)]
+    );
+    assert_eq!(
+        effects("SET SCHEMA 'x'"),
+        [setting("search_path", Some(&["x"]), false)]
+    );
+    assert_eq!(
+        effects("SET ROLE alice"),
+        [setting("role", Some(&["alice"]), false)]
+    );
+    assert_eq!(
+        effects("SET SESSION AUTHORIZATION bob"),
+        [setting("session_authorization", Some(&["bob"]), false)]
+    );
+    assert_eq!(effects("SET x.y TO DEFAULT"), [setting("x.y", None, false)]);
+    assert_eq!(effects("RESET ROLE"), [setting("role", None, false)]);
+    assert_eq!(effects("RESET ALL"), [SessionEffect::ResetAll]);
+    assert_eq!(
+        effects("SELECT set_config('search_path', 'x', false)"),
+        [setting("search_path", Some(&["x"]), false)]
+    );
+    assert_eq!(
+        effects("SELECT pg_catalog.set_config('role', $1, true)"),
+        [SessionEffect::UnknownSetting]
+    );
+    assert_eq!(
+        effects("SELECT set_config('role', 'x', true) FROM t"),
+        [SessionEffect::UnknownSetting]
+    );
+    assert_eq!(
+        effects("SELECT CASE WHEN $1 THEN set_config('role', 'x', true) END, lower('')"),
+        [SessionEffect::UnknownSetting,]
+    );
+    assert_eq!(effects("EXPLAIN SELECT set_config('role', 'x', true)"), []);
+    let kinds = [
+        ("BEGIN", StatementKind::Begin),
+        ("START TRANSACTION READ ONLY", StatementKind::Begin),
+        ("COMMIT AND CHAIN", StatementKind::Commit { chain: true }),
+        ("END", StatementKind::Commit { chain: false }),
+        ("ABORT", StatementKind::Rollback { chain: false }),
+        ("SAVEPOINT a", StatementKind::Savepoint("a".to_owned())),
+        (
+            "ROLLBACK TO SAVEPOINT a",
+            StatementKind::RollbackTo("a".to_owned()),
+        ),
+        ("RELEASE a", StatementKind::Release("a".to_owned())),
+        ("PREPARE TRANSACTION 'x'", StatementKind::TwoPhase),
+        ("SET TRANSACTION READ ONLY", StatementKind::TransactionSetting),
+        ("SET CONSTRAINTS ALL DEFERRED", StatementKind::TransactionSetting),
+        ("SHOW search_path", StatementKind::Show),
+        (
+            "PREPARE p (int) AS SELECT id FROM t WHERE id = $1",
+            StatementKind::Prepare("p".to_owned()),
+        ),
+        ("EXECUTE p(1)", StatementKind::Execute("p".to_owned())),
+        ("DEALLOCATE ALL", StatementKind::Deallocate(None)),
+        (
+            "DECLARE c CURSOR WITH HOLD FOR SELECT id FROM t",
+            StatementKind::Declare {
+                name: "c".to_owned(),
+                hold: true,
+            },
+        ),
+        (
+            "FETCH 10 FROM c",
+            StatementKind::Fetch {
+                name: "c".to_owned(),
+                moves_only: false,
+            },
+        ),
+        (
+            "MOVE c",
+            StatementKind::Fetch {
+                name: "c".to_owned(),
+                moves_only: true,
+            },
+        ),
+        ("CLOSE ALL", StatementKind::CloseCursor(None)),
+        ("LISTEN jobs", StatementKind::Listen("jobs".to_owned())),
+        ("UNLISTEN *", StatementKind::Unlisten(None)),
+        ("NOTIFY jobs, 'x'", StatementKind::Notify("jobs".to_owned())),
+        (
+            "DISCARD ALL",
+            StatementKind::Discard(crate::facts::DiscardTarget::All),
+        ),
+        ("LOCK TABLE t", StatementKind::Lock),
+        ("TRUNCATE t, u", StatementKind::Truncate),
+        ("DO 'x'", StatementKind::Call),
+        (
+            "EXPLAIN ANALYZE DELETE FROM t",
+            StatementKind::Explain { analyze: true },
+        ),
+        (
+            "EXPLAIN (ANALYZE off) DELETE FROM t",
+            StatementKind::Explain { analyze: false },
+        ),
+        (
+            "CREATE TABLE x AS SELECT email FROM t",
+            StatementKind::CreateTableAs,
+        ),
+        ("SELECT email INTO x FROM t", StatementKind::CreateTableAs),
+        ("CREATE VIEW x AS SELECT email FROM t", StatementKind::CreateView),
+        (
+            "COPY t FROM '/x'",
+            StatementKind::CopyFrom(crate::facts::CopyTarget::File),
+        ),
+        (
+            "COPY t TO PROGRAM 'x'",
+            StatementKind::CopyTo(crate::facts::CopyTarget::Program),
+        ),
+    ];
+    for (sql, kind) in kinds {
+        assert_eq!(world.facts(sql).kind, kind, "{sql}");
+    }
+    assert_eq!(world.actions("EXPLAIN ANALYZE DELETE FROM t"), ["Delete t()"]);
+    assert_eq!(world.actions("LOCK t IN ACCESS SHARE MODE"), ["Select t()"]);
+    assert_eq!(
+        world.outputs("CREATE TABLE x (a) AS SELECT email FROM t"),
+        ["a=t.email:id"]
+    );
+}
