@@ -11,25 +11,13 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use session_state::{Action, ClientMessage, Judge, Record, Session, World};
+use session_state::{Action, ClientMessage, Judge, Session, World};
 use tokio::time::Sleep;
 use wire_protocol::postgres::{Caps, Frame, Framer, WireError};
 
 use crate::cancels::CancelTarget;
+use crate::recorder::Recorder;
 use crate::stream::{Leg, WAITING_MAX};
-
-/// Where records go.
-pub trait Recorder {
-    /// Why nothing new may run, if records cannot be kept now.
-    fn refusal(&self) -> Option<access_policy::Refusal>;
-    /// Records; need not be waited for.
-    fn record(&self, record: Record);
-    /// Records, and says when it is as durable as the policy asks.
-    ///
-    /// # Errors
-    /// Why it is not, in words for the client.
-    fn intent(&self, record: Record) -> impl Future<Output = Result<(), String>>;
-}
 
 /// Policy and catalog of the session's database.
 pub trait Worlds {
@@ -113,7 +101,8 @@ impl<R: Recorder, W: Worlds> Pump<R, W> {
         self.session.on_disconnect(&mut actions);
         for action in actions {
             if let Action::Record(record) = action {
-                self.recorder.record(record);
+                // It was counted as lost by whoever keeps records; nothing more can be done here.
+                let _ = self.recorder.record(record);
             }
         }
         let Self {
@@ -393,7 +382,13 @@ impl<R: Recorder, W: Worlds> Pump<R, W> {
             match action {
                 Action::ToServer(bytes) => self.server.send(bytes),
                 Action::ToClient(bytes) => self.client.send(bytes),
-                Action::Record(record) => self.recorder.record(record),
+                Action::Record(record) => {
+                    if let Err(reason) = self.recorder.record(record) {
+                        let text = format!("the statement cannot be recorded, so it does not run: {reason}");
+                        self.client.send(session_state::fatal("53100", &text));
+                        return Err(Ended::Closed(text));
+                    }
+                }
                 Action::Intent(record) => {
                     if let Err(reason) = self.recorder.intent(record).await {
                         let text = format!("the statement cannot be recorded, so it does not run: {reason}");

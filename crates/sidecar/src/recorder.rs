@@ -1,15 +1,20 @@
 //! What a session records, in the words of the event schema.
 
 use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use access_policy::{Refusal, RuleRef};
+use access_policy::{ReceiptMode, Refusal, RefusalCode, RuleRef};
 use receipts::{
     Action, ActionStart, Body, Deny, Intent, Outcome, OutcomeStatus, OutputColumn, Place, RelationAction,
-    RelationUse, Rule, Source, StatementLink, TEXT_BYTES_MAX, Transformation, Verdict, What, Who,
+    RelationUse, Rule, SessionClose, SessionId, SessionOpen, Source, StatementLink, TEXT_BYTES_MAX,
+    Transformation, Verdict, What, Who,
 };
 use session_state::{Description, Judged, Record};
 use sql_facts::facts;
+
+use crate::spool::{Entry as SpoolEntry, Mark, OpenStatement, Spool, SpoolRefusal};
 
 /// Who and where: the same for a whole session.
 #[derive(Debug, Clone)]
@@ -22,6 +27,163 @@ pub struct Identity {
 
 /// Most entries of a list in an event.
 const LIST_MAX: usize = 512;
+
+/// Where records go.
+pub trait Recorder {
+    /// Why nothing new may run, if records cannot be kept now.
+    fn refusal(&self) -> Option<Refusal>;
+    /// Records; need not be waited for.
+    ///
+    /// # Errors
+    /// Why a statement that begins cannot be recorded, in words for the client: it must not be sent.
+    fn record(&self, record: Record) -> Result<(), String>;
+    /// Records, and says when it is as durable as the policy asks.
+    ///
+    /// # Errors
+    /// Why it is not, in words for the client.
+    fn intent(&self, record: Record) -> impl Future<Output = Result<(), String>>;
+}
+
+/// One session's way into the spool.
+#[derive(Debug)]
+pub struct SessionRecorder {
+    spool: Arc<Spool>,
+    session: SessionId,
+    identity: Identity,
+    mode: Cell<ReceiptMode>,
+    /// Statements that began and have not ended.
+    open: RefCell<HashMap<u64, OpenStatement>>,
+    statements: Cell<u64>,
+}
+
+impl SessionRecorder {
+    /// Records `session.open`.
+    pub fn begin(spool: Arc<Spool>, session: SessionId, identity: Identity, mode: ReceiptMode) -> Self {
+        let recorder = Self {
+            spool,
+            session,
+            identity,
+            mode: Cell::new(mode),
+            open: RefCell::new(HashMap::new()),
+            statements: Cell::new(0),
+        };
+        recorder.event(
+            Body::SessionOpen(SessionOpen {
+                who: Arc::clone(&recorder.identity.who),
+                place: Arc::clone(&recorder.identity.place),
+            }),
+            None,
+        );
+        recorder
+    }
+
+    /// Records `session.close`. `reason` is one of `client`, `server`, `drain`, `refused`, `error`.
+    pub fn end(&self, reason: &str) {
+        let statements = self.statements.get();
+        self.event(
+            Body::SessionClose(SessionClose {
+                reason: reason.to_owned(),
+                statements,
+            }),
+            None,
+        );
+    }
+
+    /// The policy's receipt mode may change while the session runs.
+    pub fn set_mode(&self, mode: ReceiptMode) {
+        self.mode.set(mode);
+    }
+
+    fn event(&self, body: Body, open: Option<OpenStatement>) {
+        let (time_us, mono_us) = self.spool.now();
+        let entry = SpoolEntry {
+            time_us,
+            mono_us,
+            session: Some(self.session),
+            body,
+        };
+        self.spool.record(entry, open, self.mode.get());
+    }
+}
+
+impl Recorder for SessionRecorder {
+    fn refusal(&self) -> Option<Refusal> {
+        self.spool
+            .admits(self.mode.get())
+            .err()
+            .map(|error| refusal(&error))
+    }
+
+    fn record(&self, record: Record) -> Result<(), String> {
+        let (Record::Open { sequence, .. }
+        | Record::Intent { sequence, .. }
+        | Record::Outcome { sequence, .. }
+        | Record::Denied { sequence, .. }) = record;
+        self.statements.set(self.statements.get().max(sequence));
+        match entry(&record, &self.identity) {
+            Entry::OpenMark { statement } => {
+                let (time_us, _) = self.spool.now();
+                let mark = Mark {
+                    session: self.session,
+                    statement,
+                    key: None,
+                    time_us,
+                };
+                let open = self
+                    .spool
+                    .open_mark(mark, self.mode.get())
+                    .map_err(|error| error.to_string())?;
+                self.open.borrow_mut().insert(sequence, open);
+            }
+            Entry::Event(body) => {
+                let open = self.open.borrow_mut().remove(&sequence);
+                self.event(body, open);
+            }
+        }
+        Ok(())
+    }
+
+    async fn intent(&self, record: Record) -> Result<(), String> {
+        let (Record::Open { sequence, .. }
+        | Record::Intent { sequence, .. }
+        | Record::Outcome { sequence, .. }
+        | Record::Denied { sequence, .. }) = record;
+        self.statements.set(self.statements.get().max(sequence));
+        let Entry::Event(body) = entry(&record, &self.identity) else {
+            return self.record(record);
+        };
+        let (time_us, mono_us) = self.spool.now();
+        let entry = SpoolEntry {
+            time_us,
+            mono_us,
+            session: Some(self.session),
+            body,
+        };
+        let pending = self
+            .spool
+            .intent(entry, self.mode.get())
+            .map_err(|error| error.to_string())?;
+        let open = pending.wait().await.map_err(|error| error.to_string())?;
+        self.open.borrow_mut().insert(sequence, open);
+        Ok(())
+    }
+}
+
+/// A statement that cannot be recorded, in words for the client.
+fn refusal(error: &SpoolRefusal) -> Refusal {
+    Refusal {
+        code: RefusalCode(error.code()),
+        sqlstate: error.sqlstate(),
+        rule: RuleRef {
+            policy: "weir".to_owned(),
+            rule: "receipts.mode".to_owned(),
+        },
+        reason: error.to_string(),
+        hint:
+            "no statement runs without its receipt; make room under the spool folder, or reach the collector"
+                .to_owned(),
+    }
+}
 
 /// What the spool shall do with a record.
 #[derive(Debug)]

@@ -432,6 +432,18 @@ impl Spool {
         receipts::statement_key(&self.shared.salt, text)
     }
 
+    /// Whether a new statement may begin; cheap enough to be asked for each.
+    ///
+    /// # Errors
+    /// [`SpoolRefusal`]: it would not be recorded.
+    pub fn admits(&self, mode: ReceiptMode) -> Result<(), SpoolRefusal> {
+        match mode {
+            ReceiptMode::BestEffort => Ok(()),
+            ReceiptMode::Strict if !self.shared.has_collector => Err(SpoolRefusal::NoCollector),
+            ReceiptMode::Durable | ReceiptMode::Strict => self.shared.admit(),
+        }
+    }
+
     /// Says that a statement begins. When this returns, the mark is in the file; it is on disk with the next group, at
     /// most 50 ms later. `BestEffort` writes none.
     ///
