@@ -1,1 +1,3 @@
-//! x
+//! The `weir` command.
+
+pub mod demo;
