@@ -594,7 +594,7 @@ fn query(session: &mut Session, message: ClientMessage, judge: &mut Judge, out: 
                 parts.push(Part {
                     run: Some(run),
                     undo,
-                    text: sent_text(judged, text),
+                    text: part_text(judged, text, list.len() == 1),
                     commits: self::commits(judged),
                 });
             }
@@ -788,6 +788,14 @@ pub(crate) fn send_step(run: &QueryRun, out: &mut Vec<Action>) {
         (Step::Statement, Some(part)) => &part.text,
     };
     out.push(Action::ToServer(message::own_statement(sql)));
+}
+
+/// The text of one part, when parts go one by one. A remembered decision may come from a text with other literals.
+fn part_text(judged: &Judged, text: &str, alone: bool) -> Arc<str> {
+    match judged.permit.send() {
+        SendAs::AsWritten if alone => Arc::from(text.trim_end().trim_end_matches(';')),
+        SendAs::AsWritten | SendAs::Governed(_) => sent_text(judged, text),
+    }
 }
 
 fn sent_text(judged: &Judged, text: &str) -> Arc<str> {

@@ -5,10 +5,12 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use access_policy::{Decision, DecisionContext, Permit, Refusal};
+use access_policy::{Decision, DecisionContext, Permit, Refusal, SendAs};
 use lru::LruCache;
-use sql_facts::facts::Action;
-use sql_facts::{CatalogView, ParsedStatement, StatementFacts, StatementKind, Unreadable};
+use sql_facts::facts::{Action, FunctionClass, FunctionOrigin};
+use sql_facts::{
+    CatalogView, ParsedStatement, StatementFacts, StatementKey, StatementKind, Unreadable, statement_key,
+};
 
 use crate::describe::{Description, describe};
 use crate::result::ResultPlan;
@@ -41,6 +43,23 @@ impl Judged {
     /// What it is, where it could be read.
     pub fn kind(&self) -> Option<&StatementKind> {
         self.permit.facts().map(|facts| &facts.kind)
+    }
+    /// Whether the decision holds for every text of the same shape: nothing in it was decided by a literal's value.
+    /// Texts that are printed anew hold their literals, so only what goes as it is written can be shared.
+    fn holds_for_shape(&self) -> bool {
+        let Some(facts) = self.permit.facts() else {
+            return false;
+        };
+        matches!(self.permit.send(), SendAs::AsWritten)
+            && matches!(
+                facts.kind,
+                StatementKind::Select | StatementKind::Insert | StatementKind::Update | StatementKind::Delete
+            )
+            && facts.effects.is_empty()
+            && facts
+                .calls
+                .iter()
+                .all(|call| call.origin == FunctionOrigin::BuiltIn && call.class == FunctionClass::Open)
     }
     /// The kind that runs: that of the statement inside PREPARE, EXPLAIN ANALYZE and the like is not looked at.
     pub fn writes(&self) -> bool {
@@ -87,6 +106,8 @@ pub struct Basis {
 #[derive(Debug)]
 pub struct Judge {
     cache: LruCache<(Box<str>, Basis), Arc<Judged>>,
+    /// Decisions to send a text as it is written, for all texts of that key.
+    shapes: LruCache<(StatementKey, Basis), Arc<Judged>>,
     /// Shapes (texts without literals) whose result was described and found clean.
     checked: LruCache<(Box<str>, Basis), ()>,
 }
@@ -95,6 +116,7 @@ impl Default for Judge {
     fn default() -> Self {
         Self {
             cache: LruCache::new(NonZeroUsize::new(CACHED_DECISIONS).unwrap_or(NonZeroUsize::MIN)),
+            shapes: LruCache::new(NonZeroUsize::new(CACHED_DECISIONS).unwrap_or(NonZeroUsize::MIN)),
             checked: LruCache::new(NonZeroUsize::new(CACHED_DECISIONS).unwrap_or(NonZeroUsize::MIN)),
         }
     }
@@ -107,7 +129,11 @@ impl Judge {
             return None;
         }
         // The key owns its text; a borrowed look-up would need a second map. 16 KiB at most.
-        self.cache.get(&(Box::from(text), basis.clone())).cloned()
+        if let Some(judged) = self.cache.get(&(Box::from(text), basis.clone())) {
+            return Some(Arc::clone(judged));
+        }
+        let key = statement_key(text)?;
+        self.shapes.get(&(key, basis.clone())).cloned()
     }
     /// Whether the result of that shape was described before under the same basis.
     pub(crate) fn was_checked(&mut self, judged: &Judged, basis: &Basis) -> bool {
@@ -127,7 +153,12 @@ impl Judge {
     }
     /// Remembers a permit for a text of one statement.
     pub fn remember(&mut self, text: &str, basis: &Basis, judged: &Arc<Judged>) {
-        if text.len() <= CACHED_TEXT_MAX {
+        if text.len() > CACHED_TEXT_MAX {
+            return;
+        }
+        if let Some(key) = statement_key(text).filter(|_| judged.holds_for_shape()) {
+            self.shapes.put((key, basis.clone()), Arc::clone(judged));
+        } else {
             self.cache
                 .put((Box::from(text), basis.clone()), Arc::clone(judged));
         }

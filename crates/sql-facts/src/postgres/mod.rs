@@ -3,6 +3,7 @@
 mod condition;
 mod function_columns;
 mod govern;
+mod key;
 mod lexer;
 mod lineage;
 mod lower;
@@ -11,6 +12,7 @@ mod resolve;
 mod scope;
 
 pub use govern::govern;
+pub use key::{StatementKey, statement_key};
 pub use parse::{DEPTH_MAX, TEXT_MAX_BYTES, parse};
 
 use std::fmt;
