@@ -12,8 +12,17 @@ use crate::catalog::AttNum;
 use crate::facts::{RangeRole, RefTarget};
 use crate::plan::CannotGovern;
 
-/// The places of references that must be added to this query's GROUP BY.
-pub(super) fn missing_keys(job: &Job<'_>, select: &SelectStmt) -> Result<Vec<i32>, CannotGovern> {
+/// What must be added to GROUP BY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    /// A copy of the reference at that place.
+    Reference(i32),
+    /// A column of a range that only a star names.
+    Column(usize, AttNum),
+}
+
+/// What must be added to this query's GROUP BY.
+pub(super) fn missing_keys(job: &Job<'_>, select: &SelectStmt) -> Result<Vec<Key>, CannotGovern> {
     let mut keys: BTreeSet<(usize, AttNum)> = BTreeSet::new();
     if select.group_clause().is_empty() {
         return Ok(Vec::new());
@@ -28,9 +37,11 @@ pub(super) fn missing_keys(job: &Job<'_>, select: &SelectStmt) -> Result<Vec<i32
     for item in select.from_clause() {
         ranges_of(job, item, &mut ranges, 0);
     }
-    let mut missing: Vec<(i32, (usize, AttNum))> = Vec::new();
+    let mut missing = Vec::new();
     for index in ranges {
-        let Some(plan) = job.plan_of(index) else { continue };
+        let Some(plan) = job.plan_of(index) else {
+            continue;
+        };
         let relation = job.relation(index)?;
         let whole_key = !relation.primary_key.is_empty()
             && relation
@@ -40,50 +51,61 @@ pub(super) fn missing_keys(job: &Job<'_>, select: &SelectStmt) -> Result<Vec<i32
         if !whole_key {
             continue;
         }
-        let mut found = Vec::new();
-        let mut look = |node: Node<'_>| collect(job, node, index, &mut found);
+        let mut used = Used::default();
         for target in select.target_list() {
-            look(target.val());
+            collect(job, target.val(), index, &mut used);
         }
-        look(select.having_clause());
+        collect(job, select.having_clause(), index, &mut used);
         for sort in select.sort_clause() {
-            look(sort.node());
+            collect(job, sort.node(), index, &mut used);
         }
         for item in select.distinct_clause() {
-            look(item);
+            collect(job, item, index, &mut used);
         }
-        for (location, column) in found {
-            let Some(column) = column else {
-                return Err(CannotGovern::NotBuilt(
-                    "a whole row beside GROUP BY of its key".to_owned(),
-                ));
-            };
-            let key = (index, column);
-            if keys.contains(&key) || missing.iter().any(|(_, known)| *known == key) {
+        let all = used.star || used.row.is_some();
+        let mut added = Vec::new();
+        for column in &relation.columns {
+            let place = used.columns.iter().find(|(_, number)| *number == column.number);
+            if keys.contains(&(index, column.number)) || !(all || place.is_some()) {
                 continue;
             }
-            if relation
-                .primary_key
-                .iter()
-                .any(|column| plan.masks.contains_key(column))
-            {
-                return Err(CannotGovern::Impossible(format!(
-                    "GROUP BY of the masked key of {} does not determine its other columns",
-                    relation.name
-                )));
-            }
-            let type_oid = relation
-                .column_by_number(column)
-                .map_or(0, |column| column.column_type.base_oid);
-            if !has_equality(type_oid) {
+            if !has_equality(column.column_type.base_oid) {
                 return Err(CannotGovern::NotBuilt(
                     "a column without equality beside GROUP BY of the key".to_owned(),
                 ));
             }
-            missing.push((location, key));
+            match place {
+                Some((place, _)) => added.push(Key::Reference(*place)),
+                None if used.star => added.push(Key::Column(index, column.number)),
+                None => {}
+            }
         }
+        added.extend(used.row.map(Key::Reference));
+        if !added.is_empty()
+            && relation
+                .primary_key
+                .iter()
+                .any(|column| plan.masks.contains_key(column))
+        {
+            return Err(CannotGovern::Impossible(format!(
+                "GROUP BY of the masked key of {} does not determine its other columns",
+                relation.name
+            )));
+        }
+        missing.extend(added);
     }
-    Ok(missing.into_iter().map(|(location, _)| location).collect())
+    Ok(missing)
+}
+
+/// What a grouped query uses of a range outside of aggregates.
+#[derive(Debug, Default)]
+struct Used {
+    /// (place, column)
+    columns: Vec<(i32, AttNum)>,
+    /// Place of its whole row.
+    row: Option<i32>,
+    /// A star covers it.
+    star: bool,
 }
 
 /// The reference at that place, in the parts of the query that [`missing_keys`] looks at.
@@ -173,21 +195,18 @@ fn ranges_of(job: &Job<'_>, item: Node<'_>, ranges: &mut Vec<usize>, depth: usiz
     }
 }
 
-/// References to that range outside of aggregates: (place, column; `None` for the whole row).
-fn collect(job: &Job<'_>, node: Node<'_>, index: usize, found: &mut Vec<(i32, Option<AttNum>)>) {
+fn collect(job: &Job<'_>, node: Node<'_>, index: usize, used: &mut Used) {
     let mut look = |node: Node<'_>| -> bool {
         match node {
             Node::ColumnRef(reference) => {
                 match job.target(reference.location) {
                     Some(RefTarget::Column { range, column }) if *range == index => {
-                        found.push((reference.location, Some(*column)));
+                        used.columns.push((reference.location, *column));
                     }
                     Some(RefTarget::WholeRow { range }) if *range == index => {
-                        found.push((reference.location, None))
+                        used.row = Some(reference.location)
                     }
-                    Some(RefTarget::Star { ranges }) if ranges.contains(&index) => {
-                        found.push((reference.location, None));
-                    }
+                    Some(RefTarget::Star { ranges }) if ranges.contains(&index) => used.star = true,
                     _ => {}
                 }
                 false

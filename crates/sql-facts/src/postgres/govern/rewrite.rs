@@ -11,11 +11,12 @@ use row_masking::WireMask;
 
 use super::Job;
 use super::colname::{self, ColumnName};
-use super::group;
+use super::group::{self, Key};
 use super::scan;
 use super::sites::{RefEdit, Sites, schema_of};
 use super::workshop::{Pieces, Windows};
 use super::writes;
+use crate::catalog::AttNum;
 use crate::facts::{CallSyntax, FunctionOrigin};
 use crate::plan::CannotGovern;
 
@@ -147,6 +148,19 @@ impl<'mem> Rewriter<'_, 'mem> {
         None
     }
 
+    /// A reference to a column of a derived table.
+    fn column_of(&self, index: usize, column: AttNum) -> Option<Unique<'mem, &'mem nodes::ColumnRef>> {
+        let range = self.job.range(index)?;
+        let relation = self.job.relation(index).ok()?;
+        let place = relation.columns.iter().position(|known| known.number == column)?;
+        let name = match range.column_aliases.get(place) {
+            Some(alias) => alias,
+            None => &relation.columns.get(place)?.name,
+        };
+        let alias = self.sites.aliases.get(&index).unwrap_or(&range.reference_name);
+        Some(self.mem.make_column_ref(self.strings(&[alias, name])))
+    }
+
     fn strings(&self, names: &[&str]) -> Unique<'mem, &'mem pg_raw_parse::list::NodeList> {
         let names: Vec<Unique<'mem, Node<'mem>>> = names
             .iter()
@@ -158,6 +172,17 @@ impl<'mem> Rewriter<'_, 'mem> {
     fn edit_reference(&mut self, node: Assignable<'mem, '_>, location: i32, edit: &RefEdit) {
         match edit {
             RefEdit::Expression(piece) => {
+                if let NodeMut::ColumnRef(reference) = &*node
+                    && reference.fields().len() > 1
+                    && matches!(
+                        reference.fields().first().and_then(Node::as_str),
+                        Some("old" | "new")
+                    )
+                {
+                    let refused = Err(CannotGovern::NotBuilt("old and new rows in RETURNING".to_owned()));
+                    self.attempt::<()>(refused);
+                    return;
+                }
                 let expression = self.pieces.expression(*piece);
                 if let Some(expression) = self.attempt(expression) {
                     node.replace(self.mem.make_unique(expression));
@@ -233,13 +258,16 @@ impl<'mem> Transform<'mem> for Rewriter<'_, 'mem> {
     }
 
     fn transform_select_stmt<'mutref>(&mut self, mut node: nodes::SelectStmtMut<'mem, 'mutref>) {
-        let extra = group::missing_keys(self.job, &node);
-        if let Some(keys) = self.attempt(extra) {
-            for location in keys {
-                let copied = group::find(&node, location).map(|reference| self.mem.make_unique(reference));
-                if let Some(reference) = copied {
-                    node.group_clause_mut().push(self.mem, reference.uncast());
+        let missing = group::missing_keys(self.job, &node);
+        for key in self.attempt(missing).unwrap_or_default() {
+            let reference = match key {
+                Key::Reference(location) => {
+                    group::find(&node, location).map(|reference| self.mem.make_unique(reference))
                 }
+                Key::Column(index, column) => self.column_of(index, column),
+            };
+            if let Some(reference) = reference {
+                node.group_clause_mut().push(self.mem, reference.uncast());
             }
         }
         let mut changed = false;
@@ -268,6 +296,10 @@ impl<'mem> Transform<'mem> for Rewriter<'_, 'mem> {
     }
 
     fn transform_returning_clause<'mutref>(&mut self, mut node: nodes::ReturningClauseMut<'mem, 'mutref>) {
+        if !node.options().is_empty() {
+            let refused = Err(CannotGovern::NotBuilt("RETURNING WITH (OLD AS …)".to_owned()));
+            self.attempt::<()>(refused);
+        }
         let mut changed = false;
         let mut targets: Vec<Unique<'mem, Node<'mem>>> = Vec::new();
         for item in node.exprs() {
@@ -392,16 +424,29 @@ impl<'mem> Transform<'mem> for Rewriter<'_, 'mem> {
         // The printer has no form for the qualified `bpchar` without a length.
         if node.names().len() == 1
             && first != "bpchar"
-            && let Some(found) = self.job.view.resolve_type(None, &first, &[])
-            && found.oid == found.base_oid
-            && found.sql.starts_with("pg_catalog.")
+            && let Some(found) = self.job.view.resolve_type_entry(None, &first)
         {
+            let temporary = self.job.view.overlay.temp_schema.as_deref() == Some(found.schema.as_str());
+            let schema = if temporary { "pg_temp" } else { &found.schema };
             let names = [
-                self.mem.make_string(Some("pg_catalog")),
+                self.mem.make_string(Some(schema)),
                 self.mem.make_string(Some(&first)),
             ];
             node.set_names(self.mem.make_list(&names));
         }
+    }
+
+    fn transform_sub_link<'mutref>(&mut self, mut node: nodes::SubLinkMut<'mem, 'mutref>) {
+        if node.oper_name().len() == 1 && self.is_built_in(CallSyntax::Operator, node.location) {
+            let name = node
+                .oper_name()
+                .first()
+                .and_then(Node::as_str)
+                .unwrap_or_default()
+                .to_owned();
+            node.set_oper_name(self.strings(&["pg_catalog", &name]));
+        }
+        transform::transform_sub_link(node, self);
     }
 }
 

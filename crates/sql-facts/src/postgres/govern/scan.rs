@@ -534,20 +534,23 @@ impl<'a> Scanner<'a> {
         quiet
     }
 
+    /// What an expression reads of the queries it stands in; the ranges of sub-selects inside of it are their own.
     fn reads(&self, node: Node<'_>) -> Reads {
         let mut reads = Reads::default();
         if matches!(node, Node::None) {
             return reads;
         }
         walk(node, |node| {
-            let Node::ColumnRef(reference) = node else { return };
+            let Node::ColumnRef(reference) = node else {
+                return;
+            };
             match self.job.target(reference.location) {
                 Some(RefTarget::Column { range, .. } | RefTarget::WholeRow { range }) => {
-                    reads.add(self.job, *range);
+                    self.read_range(&mut reads, *range);
                 }
                 Some(RefTarget::Star { ranges }) => {
                     for range in ranges {
-                        reads.add(self.job, *range);
+                        self.read_range(&mut reads, *range);
                     }
                 }
                 Some(RefTarget::Excluded) => {}
@@ -555,6 +558,12 @@ impl<'a> Scanner<'a> {
             }
         });
         reads
+    }
+
+    fn read_range(&self, reads: &mut Reads, range: usize) {
+        if self.job.filtered(range) && self.levels.iter().any(|level| level.contains(&range)) {
+            reads.filtered.insert(range);
+        }
     }
 
     fn holds_aggregate(&self, node: Node<'_>) -> bool {
@@ -671,14 +680,6 @@ impl<'a> Scanner<'a> {
 struct Reads {
     filtered: BTreeSet<usize>,
     derived: bool,
-}
-
-impl Reads {
-    fn add(&mut self, job: &Job<'_>, range: usize) {
-        if job.filtered(range) {
-            self.filtered.insert(range);
-        }
-    }
 }
 
 fn reads_anything(node: Node<'_>) -> bool {

@@ -166,12 +166,13 @@ impl Sites {
     /// Whether more columns may be shown without anybody seeing them.
     fn can_hold_extras(&self, job: &Job<'_>, index: usize) -> bool {
         job.facts.column_uses.iter().all(|used| match &used.target {
-            RefTarget::WholeRow { range } => *range != index,
             RefTarget::Star { ranges } => {
                 !ranges.contains(&index)
                     || matches!(self.scan.stars.get(&used.location), Some(Some(items)) if items.contains(&StarItem::Range(index)))
             }
-            RefTarget::Column { .. } | RefTarget::Derived | RefTarget::Excluded => true,
+            RefTarget::Column { .. } | RefTarget::WholeRow { .. } | RefTarget::Derived | RefTarget::Excluded => {
+                true
+            }
         })
     }
 
@@ -258,7 +259,14 @@ impl Sites {
                         self.references.insert(used.location, RefEdit::Expression(piece));
                     }
                 }
-                RefTarget::WholeRow { range: index } => self.whole_row(job, *index, used.location)?,
+                RefTarget::WholeRow { range: index } => {
+                    self.whole_row(
+                        job,
+                        *index,
+                        used.location,
+                        extras.get(index).is_some_and(Extras::any),
+                    )?;
+                }
                 RefTarget::Star { ranges } => {
                     if let [index] = ranges.as_slice()
                         && let Some(range) = job.range(*index)
@@ -277,7 +285,13 @@ impl Sites {
         Ok(())
     }
 
-    fn whole_row(&mut self, job: &Job<'_>, index: usize, location: i32) -> Result<(), CannotGovern> {
+    fn whole_row(
+        &mut self,
+        job: &Job<'_>,
+        index: usize,
+        location: i32,
+        spelled: bool,
+    ) -> Result<(), CannotGovern> {
         let (Some(plan), Some(range)) = (job.plan_of(index), job.range(index)) else {
             return Ok(());
         };
@@ -304,7 +318,7 @@ impl Sites {
             self.references.insert(location, RefEdit::Expression(piece));
             return Ok(());
         }
-        if self.scan.bare_rows.contains(&location) {
+        if self.scan.bare_rows.contains(&location) && !spelled {
             if self.aliases.contains_key(&index) {
                 self.references
                     .insert(location, RefEdit::Fields(vec![alias], true));
@@ -320,7 +334,21 @@ impl Sites {
             )));
         }
         let row = ident(&alias);
-        let cast = format!("{row}::{}", table(relation));
+        let cast = if spelled {
+            let names = relation.columns.iter().enumerate().map(|(place, column)| {
+                format!(
+                    "{row}.{}",
+                    ident(range.column_aliases.get(place).unwrap_or(&column.name))
+                )
+            });
+            format!(
+                "ROW({})::{}",
+                names.collect::<Vec<_>>().join(", "),
+                table(relation)
+            )
+        } else {
+            format!("{row}::{}", table(relation))
+        };
         let sql = if range.nullable {
             format!("CASE WHEN {row} IS DISTINCT FROM NULL THEN {cast} END")
         } else {

@@ -719,7 +719,9 @@ fn refuse_copies(job: &Job<'_>) -> Result<(), CannotGovern> {
                 .relations
                 .get(&source.column.relation)
                 .is_some_and(|plan| plan.masks.contains_key(&source.column.column));
-            if direct && masked && source.column != target {
+            // A column may be written back to itself as it was shown, not changed.
+            let kept = source.column == target && source.transformation == Transformation::Identity;
+            if direct && masked && !kept {
                 let name = job
                     .view
                     .relation(source.column.relation)
