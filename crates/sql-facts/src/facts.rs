@@ -420,6 +420,11 @@ pub struct StatementFacts {
     pub writes_data: bool,
     /// A data-modifying CTE stands below the top, so that the command tag does not count its rows.
     pub hidden_writes: bool,
+    /// It makes a temporary relation, which only this session sees.
+    pub creates_temporary: bool,
+    /// A definition that neither changes nor renames what is there: ADD COLUMN, CREATE INDEX, COMMENT, CREATE TABLE
+    /// (also LIKE). What its expressions read is in `actions` as Select.
+    pub only_adds: bool,
     /// What it changes in the session.
     pub effects: Vec<SessionEffect>,
     /// Files or programs of the server that it touches (COPY, LOAD).

@@ -53,6 +53,8 @@ pub(crate) struct RelationRef {
     pub(crate) name: Name,
     pub(crate) alias: Option<Alias>,
     pub(crate) location: Location,
+    /// TEMPORARY, or in `pg_temp`.
+    pub(crate) temporary: bool,
 }
 
 #[derive(Debug)]
@@ -514,6 +516,8 @@ pub(crate) struct Statement {
     pub(crate) bodies: Vec<StoredBody>,
     /// Code that cannot be seen runs (DO).
     pub(crate) opaque: Option<&'static str>,
+    /// It makes a temporary relation.
+    pub(crate) temporary: bool,
     /// A definition that neither changes nor renames what is there.
     pub(crate) only_adds: bool,
     /// It changes rows, though it is no data-modifying query (COPY FROM, TRUNCATE).
@@ -539,6 +543,7 @@ impl Statement {
             loose: Vec::new(),
             bodies: Vec::new(),
             opaque: None,
+            temporary: false,
             only_adds: false,
             writes_data: false,
             types: Vec::new(),

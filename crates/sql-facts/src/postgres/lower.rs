@@ -57,6 +57,8 @@ impl Lower {
             },
             alias: alias(range.alias()),
             location: range.location,
+            temporary: u8::try_from(range.relpersistence) == Ok(b't')
+                || range.schemaname() == Some("pg_temp"),
         }
     }
 

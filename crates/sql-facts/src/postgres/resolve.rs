@@ -113,6 +113,8 @@ impl<'v> Resolver<'v> {
             effective_where: self.effective_where,
             writes_data: self.writes_data,
             hidden_writes: self.hidden_writes,
+            creates_temporary: statement.temporary,
+            only_adds: statement.only_adds,
             effects: self.effects,
             server_files: statement.server_files || self.server_files,
             server_programs: statement.server_programs,

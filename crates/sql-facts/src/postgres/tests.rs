@@ -656,6 +656,164 @@ fn where_that_restricts() {
 }
 
 #[test]
+fn definitions() {
+    let world = World::new();
+    let tag = |sql: &str| match world.facts(sql).kind {
+        StatementKind::Ddl(tag) | StatementKind::Admin(tag) => tag,
+        other => format!("{other:?}"),
+    };
+    let cases: &[(&str, &str, &[&str])] = &[
+        (
+            "CREATE TABLE x (a int CHECK (a > 0) DEFAULT 1, b text REFERENCES t (id), PRIMARY KEY (a))",
+            "CREATE TABLE",
+            &["Ddl ?x", "Ddl t(id)"],
+        ),
+        ("CREATE TABLE x (LIKE t)", "CREATE TABLE", &["Ddl ?x", "Ddl t()"]),
+        (
+            "CREATE TABLE x () INHERITS (t)",
+            "CREATE TABLE",
+            &["Ddl ?x", "Ddl t()"],
+        ),
+        (
+            "ALTER TABLE t ADD COLUMN z int DEFAULT 1",
+            "ALTER TABLE",
+            &["Ddl t()"],
+        ),
+        (
+            "ALTER TABLE t ALTER COLUMN name TYPE text USING email",
+            "ALTER TABLE",
+            &["Ddl t(name)", "Select t(email)"],
+        ),
+        (
+            "ALTER TABLE t ADD CHECK (email NOT LIKE 'a%')",
+            "ALTER TABLE",
+            &["Ddl t()", "Select t(email)"],
+        ),
+        (
+            "ALTER TABLE t DROP COLUMN email",
+            "ALTER TABLE",
+            &["Ddl t(email)"],
+        ),
+        (
+            "ALTER TABLE t RENAME COLUMN email TO mail",
+            "ALTER TABLE",
+            &["Ddl t(email)"],
+        ),
+        ("ALTER TABLE t RENAME TO x", "ALTER TABLE", &["Ddl t()"]),
+        ("ALTER TABLE t SET SCHEMA s", "ALTER TABLE", &["Ddl t()"]),
+        ("ALTER TABLE t OWNER TO bob", "ALTER TABLE", &["Ddl t()"]),
+        (
+            "CREATE INDEX ON t (lower(email)) INCLUDE (amt) WHERE name IS NULL",
+            "CREATE INDEX",
+            &["Ddl t()", "Select t(name,email,amt)"],
+        ),
+        (
+            "CREATE STATISTICS x ON name, email FROM t",
+            "CREATE STATISTICS",
+            &["Ddl t()", "Select t(name,email)"],
+        ),
+        (
+            "CREATE POLICY p ON t USING (id IN (SELECT t_id FROM u WHERE note = email))",
+            "CREATE POLICY",
+            &["Ddl t()", "Select t(id,email)", "Select u(t_id,note)"],
+        ),
+        (
+            "CREATE TRIGGER x BEFORE UPDATE OF email ON t FOR EACH ROW WHEN (old.amt > 1) EXECUTE FUNCTION f()",
+            "CREATE TRIGGER",
+            &["Ddl t(email)", "Select t(amt)"],
+        ),
+        (
+            "CREATE RULE r AS ON INSERT TO t DO ALSO INSERT INTO u (note) VALUES (new.email)",
+            "CREATE RULE",
+            &["Ddl t()", "Insert u(note)", "Select t(email)"],
+        ),
+        (
+            "CREATE FUNCTION f(a int) RETURNS text BEGIN ATOMIC SELECT email FROM t WHERE id = a; END",
+            "CREATE FUNCTION",
+            &["Select t(id,email)"],
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql RETURN (SELECT max(id) FROM t)",
+            "CREATE FUNCTION",
+            &["Select t(id)"],
+        ),
+        (
+            "CREATE DOMAIN d AS text CHECK (VALUE <> '')",
+            "CREATE DOMAIN",
+            &[],
+        ),
+        (
+            "CREATE SEQUENCE q OWNED BY t.id",
+            "CREATE SEQUENCE",
+            &["Ddl ?q", "Ddl t(id)"],
+        ),
+        ("DROP TABLE t, s.t", "DROP TABLE", &["Ddl s.t()", "Ddl t()"]),
+        ("DROP VIEW v", "DROP VIEW", &["Ddl v()"]),
+        ("DROP TRIGGER x ON t", "DROP TRIGGER", &["Ddl t()"]),
+        ("DROP FUNCTION f(int)", "DROP FUNCTION", &[]),
+        ("COMMENT ON COLUMN t.email IS 'x'", "COMMENT", &["Ddl t(email)"]),
+        ("GRANT SELECT ON t TO bob", "GRANT", &["Ddl t()"]),
+        ("REVOKE EXECUTE ON FUNCTION f(int) FROM bob", "REVOKE", &[]),
+        ("GRANT a TO b", "GRANT ROLE", &[]),
+        ("CREATE ROLE a PASSWORD 'x'", "CREATE ROLE", &[]),
+        ("ALTER SYSTEM SET work_mem = '1MB'", "ALTER SYSTEM", &[]),
+        ("VACUUM (ANALYZE) t (email)", "VACUUM", &["Admin t(email)"]),
+        ("REINDEX TABLE t", "REINDEX", &["Admin t()"]),
+        ("CHECKPOINT", "CHECKPOINT", &[]),
+        ("LOAD 'x'", "LOAD", &[]),
+        ("CREATE EXTENSION x", "CREATE EXTENSION", &[]),
+        (
+            "CREATE PUBLICATION p FOR TABLE t (id) WHERE (amt > 1)",
+            "CREATE PUBLICATION",
+            &["Ddl t(id)", "Select t(amt)"],
+        ),
+        (
+            "REFRESH MATERIALIZED VIEW v",
+            "REFRESH MATERIALIZED VIEW",
+            &["Ddl v()"],
+        ),
+        ("CREATE TYPE x AS (a int)", "CREATE TYPE", &["Ddl ?x"]),
+        (
+            "CREATE AGGREGATE a(int) (SFUNC = f, STYPE = int)",
+            "CREATE AGGREGATE",
+            &[],
+        ),
+    ];
+    for (sql, expected, actions) in cases {
+        assert_eq!(tag(sql), *expected, "{sql}");
+        assert_eq!(world.actions(sql), *actions, "{sql}");
+    }
+    for sql in [
+        "ALTER TABLE t ADD COLUMN z int",
+        "CREATE INDEX ON t (id)",
+        "COMMENT ON TABLE t IS 'x'",
+        "CREATE TABLE x (LIKE t)",
+    ] {
+        assert!(world.facts(sql).only_adds, "{sql}");
+    }
+    for sql in [
+        "ALTER TABLE t ADD COLUMN z int, DROP COLUMN email",
+        "ALTER TABLE t RENAME TO x",
+        "DROP TABLE t",
+        "CREATE TABLE x () INHERITS (t)",
+    ] {
+        assert!(!world.facts(sql).only_adds, "{sql}");
+    }
+    for sql in [
+        "CREATE TEMP TABLE x (a int)",
+        "CREATE TABLE pg_temp.x (a int)",
+        "CREATE TEMP TABLE x AS SELECT 1",
+        "SELECT 1 INTO TEMP x",
+    ] {
+        assert!(world.facts(sql).creates_temporary, "{sql}");
+    }
+    assert!(!world.facts("CREATE TABLE x (a int)").creates_temporary);
+    assert!(world.facts("LOAD 'x'").server_files);
+    assert!(world.facts("COPY t FROM '/x'").server_files);
+    assert!(world.facts("COPY t TO PROGRAM 'x'").server_programs);
+}
+
+#[test]
 fn unknown_names_are_said() {
     let world = World::new();
     let unknown = |sql: &str| matches!(world.read(sql), Err(Unreadable::UnknownName(_)));

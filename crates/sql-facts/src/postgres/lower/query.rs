@@ -103,7 +103,7 @@ impl Lower {
     fn select(&mut self, node: &nodes::SelectStmt) -> Lowered<Select> {
         if let Some(into) = node.into_clause() {
             // INTO stands in the leftmost SELECT; anywhere else the server refuses it.
-            self.into = Some(self.into_target(into)?);
+            self.into = Some(self.created_by_into(into)?);
         }
         let distinct = match node.distinct_clause().len() {
             0 => Distinct::No,

@@ -102,7 +102,7 @@ impl Lower {
         Ok(statement)
     }
 
-    pub(super) fn into_target(&mut self, into: &nodes::IntoClause) -> Lowered<RelationRef> {
+    pub(super) fn created_by_into(&mut self, into: &nodes::IntoClause) -> Lowered<RelationRef> {
         let Some(range) = into.rel() else {
             return Err(refuse(Node::IntoClause(into), "INTO"));
         };
@@ -132,7 +132,7 @@ impl Lower {
         let Some(into) = node.into() else {
             return Err(refuse(Node::CreateTableAsStmt(node), "a statement"));
         };
-        let created = self.into_target(into)?;
+        let created = self.created_by_into(into)?;
         stored(&mut statement, created);
         Ok(statement)
     }
@@ -282,6 +282,7 @@ pub(super) fn mention(action: Action, relation: RelationRef) -> Mention {
 /// The query's rows become a relation.
 fn stored(statement: &mut Statement, created: RelationRef) {
     statement.stored = true;
+    statement.temporary = created.temporary;
     statement.columns = created
         .alias
         .as_ref()
@@ -420,9 +421,11 @@ fn discard_statement(node: &nodes::DiscardStmt) -> Lowered<Statement> {
 
 /// A relation by the parts of its name.
 pub(super) fn relation_of(name: Name) -> RelationRef {
+    let temporary = name.schema.as_deref() == Some("pg_temp");
     RelationRef {
         name,
         alias: None,
         location: -1,
+        temporary,
     }
 }
