@@ -138,7 +138,7 @@ mod tests {
         );
         assert_eq!(
             key("INSERT INTO t VALUES (1, -2, 'x x')"),
-            key("INSERT INTO t VALUES (7, -8, 'y')")
+            key("INSERT INTO t VALUES (7, -8, 'zed')")
         );
     }
 
