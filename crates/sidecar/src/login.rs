@@ -6,10 +6,15 @@
 
 use std::sync::Arc;
 
+use access_policy::DatabasePolicy;
 use bytes::{Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
-use wire_protocol::postgres::backend::{Authentication, BackendKeyData, BackendMessage, Fields, TransactionStatus};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
+use wire_protocol::postgres::backend::{
+    Authentication, BackendKeyData, BackendMessage, Fields, TransactionStatus,
+};
 use wire_protocol::postgres::frontend::SaslInitialResponse;
 use wire_protocol::postgres::startup::VERSION_3_0;
 use wire_protocol::postgres::{Caps, Frame, Framer, Message, WireError, tag, write};
@@ -42,6 +47,8 @@ pub struct LoggedIn {
 pub struct LoginContext<'a> {
     /// Where to.
     pub upstream: &'a SharedUpstream,
+    /// Which databases.
+    pub policy: &'a DatabasePolicy,
     /// Cancel keys.
     pub cancels: &'a Cancels,
     /// Caps of a client that logs in.
@@ -62,35 +69,46 @@ pub async fn log_in(
 ) -> Result<LoggedIn, Failure> {
     let upstream = context.upstream;
     let text = |bytes: &Bytes, what: &str| {
-        String::from_utf8(bytes.to_vec())
-            .map_err(|_| Fatal::new(EndKind::Protocol, "22021", format!("the {what} name is not UTF-8")))
+        String::from_utf8(bytes.to_vec()).map_err(|_| {
+            Fatal::new(
+                EndKind::Protocol,
+                "22021",
+                format!("the {what} name is not UTF-8"),
+            )
+        })
     };
     let client_user = text(&terms.user, "user")?;
-    let named = terms.database_named.as_ref();
-    let (user, database) = match &upstream.login {
-        Login::PassThrough => (client_user.clone(), text(named.unwrap_or(&terms.user), "database")?),
-        Login::Own(credentials) => {
-            let database = match (named, &upstream.database) {
-                (Some(named), _) => text(named, "database")?,
-                (None, Some(policy)) => policy.clone(),
-                (None, None) => client_user.clone(),
-            };
-            (credentials.username.clone(), database)
-        }
+    let user = match &upstream.login {
+        Login::PassThrough => client_user.clone(),
+        Login::Own(credentials) => credentials.username.clone(),
     };
-    if let Some(allowed) = &upstream.database
-        && *allowed != database
-    {
+    let allowed = context.policy.database_names();
+    let mut allowed_names = allowed.iter();
+    let database = match (&terms.database_named, allowed_names.next(), allowed_names.next()) {
+        (Some(named), ..) => text(named, "database")?,
+        // The only database that policies name, where the login is the policy's too.
+        (None, Some(only), None) if matches!(upstream.login, Login::Own(_)) => (*only).to_owned(),
+        (None, ..) => client_user.clone(),
+    };
+    if context.policy.for_name(&database).is_none() {
+        let names: Vec<&str> = allowed.into_iter().collect();
         return Err(Fatal::new(
             EndKind::Refused,
             "28000",
-            format!("WEIR-091: the policy of {} governs the database \"{allowed}\" only", upstream.name),
+            format!(
+                "WEIR-091: no policy lets the database \"{database}\" of {} be used",
+                upstream.name
+            ),
         )
-        .hint(format!("connect to the database \"{allowed}\""))
+        .hint(format!("connect to {}", names.join(" or ")))
         .into());
     }
 
-    let Connection { leg, address, binding } = connect(upstream).await?;
+    let Connection {
+        leg,
+        address,
+        binding,
+    } = connect(upstream).await?;
     let mut login = Conversation {
         client,
         leg,
@@ -108,7 +126,9 @@ pub async fn log_in(
             key,
         },
     };
-    login.leg.send(terms.startup(user.as_bytes(), database.as_bytes())?);
+    login
+        .leg
+        .send(terms.startup(user.as_bytes(), database.as_bytes())?);
     match &upstream.login {
         Login::PassThrough => login.pass_through().await?,
         Login::Own(credentials) => login.with(credentials, binding).await?,
@@ -138,7 +158,11 @@ fn major_of(version: &str) -> Option<u16> {
 }
 
 fn login_failed(why: &str) -> Fatal {
-    Fatal::new(EndKind::Login, "08004", format!("login at the database failed: {why}"))
+    Fatal::new(
+        EndKind::Login,
+        "08004",
+        format!("login at the database failed: {why}"),
+    )
 }
 
 struct Conversation<'a, 't, T> {
@@ -161,7 +185,9 @@ enum Answer {
     Nothing,
     Anything,
     /// The choice of a SASL mechanism; `stripped`: the server offered channel binding and the client was not told.
-    Mechanism { stripped: bool },
+    Mechanism {
+        stripped: bool,
+    },
 }
 
 impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
@@ -263,10 +289,18 @@ impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
                     b"57P03" => ("57P03", "the database is starting up or shutting down".to_owned()),
                     other => (
                         "08004",
-                        format!("it refuses the policy's credentials ({})", String::from_utf8_lossy(other)),
+                        format!(
+                            "it refuses the policy's credentials ({})",
+                            String::from_utf8_lossy(other)
+                        ),
                     ),
                 };
-                Fatal::new(EndKind::Login, sqlstate, format!("login at the database failed: {why}")).into()
+                Fatal::new(
+                    EndKind::Login,
+                    sqlstate,
+                    format!("login at the database failed: {why}"),
+                )
+                .into()
             }
         }
     }
@@ -340,7 +374,8 @@ impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
 
     /// Passes a request for authentication on: what it asks of the client, and whether it says that all is done.
     fn authentication(&mut self, message: &Message) -> Result<(Answer, bool), Failure> {
-        let request = Authentication::decode(message.body()).map_err(|error| Fatal::database_protocol(&error))?;
+        let request =
+            Authentication::decode(message.body()).map_err(|error| Fatal::database_protocol(&error))?;
         let answer = match request {
             Authentication::Ok => {
                 self.tell(&message.raw);
@@ -415,12 +450,15 @@ impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
             }
             match message.tag {
                 tag::AUTHENTICATION if !authenticated => {
-                    let request =
-                        Authentication::decode(message.body()).map_err(|error| Fatal::database_protocol(&error))?;
+                    let request = Authentication::decode(message.body())
+                        .map_err(|error| Fatal::database_protocol(&error))?;
                     match request {
                         Authentication::Ok => {
                             if scram.is_some() && !proved {
-                                return Err(login_failed("the server did not prove that it knows the password").into());
+                                return Err(login_failed(
+                                    "the server did not prove that it knows the password",
+                                )
+                                .into());
                             }
                             authenticated = true;
                             self.tell_version()?;
@@ -429,7 +467,9 @@ impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
                                 Ok(())
                             })?;
                         }
-                        other => self.answer(other, credentials, binding.as_deref(), &mut scram, &mut proved)?,
+                        other => {
+                            self.answer(other, credentials, binding.as_deref(), &mut scram, &mut proved)?
+                        }
                     }
                 }
                 tag::READY_FOR_QUERY if authenticated => return Ok(Self::ready(&message)?),
@@ -466,7 +506,9 @@ impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
                     Some(_) if offered(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
                     None if offered(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
                     Some(_) | None => {
-                        return Err(login_failed("the server offers no login with a password (SCRAM-SHA-256)"));
+                        return Err(login_failed(
+                            "the server offers no login with a password (SCRAM-SHA-256)",
+                        ));
                     }
                 };
                 let state = ScramSha256::new(&credentials.password, channel);
@@ -584,7 +626,8 @@ pub async fn ask(
     aside: &mut Vec<Bytes>,
 ) -> Result<Vec<(String, String)>, QueryError> {
     let mut out = BytesMut::new();
-    write::frontend::query(&mut out, sql.as_bytes()).map_err(|error| QueryError::Answer(error.to_string()))?;
+    write::frontend::query(&mut out, sql.as_bytes())
+        .map_err(|error| QueryError::Answer(error.to_string()))?;
     leg.send(out.freeze());
     leg.flush()
         .await
@@ -595,7 +638,8 @@ pub async fn ask(
     loop {
         // A long row (a view's definition) may come in pieces.
         let (tag, body) = whole(leg, framer).await?;
-        let message = BackendMessage::decode(tag, &body).map_err(|error| QueryError::Connection(error.to_string()))?;
+        let message =
+            BackendMessage::decode(tag, &body).map_err(|error| QueryError::Connection(error.to_string()))?;
         match message {
             BackendMessage::RowDescription(_) | BackendMessage::CommandComplete(_) => {}
             BackendMessage::DataRow(row) => {
@@ -670,7 +714,11 @@ async fn whole(leg: &mut Leg, framer: &mut Framer) -> Result<(u8, Bytes), QueryE
             }
             (Some(_), _) => return Err(QueryError::Connection("a message in disorder".to_owned())),
             (None, _) => match leg.fill().await {
-                Ok(0) => return Err(QueryError::Connection("the database closed the connection".to_owned())),
+                Ok(0) => {
+                    return Err(QueryError::Connection(
+                        "the database closed the connection".to_owned(),
+                    ));
+                }
                 Ok(_) => {}
                 Err(error) => return Err(QueryError::Connection(error.to_string())),
             },
@@ -691,8 +739,14 @@ pub async fn log_in_for_catalog(context: &LoginContext<'_>, database: &str) -> R
         asked: VERSION_3_0,
         unknown: Vec::new(),
         parameters: vec![
-            (Bytes::from_static(b"application_name"), Bytes::from_static(b"weir-sidecar")),
-            (Bytes::from_static(b"client_encoding"), Bytes::from_static(b"UTF8")),
+            (
+                Bytes::from_static(b"application_name"),
+                Bytes::from_static(b"weir-sidecar"),
+            ),
+            (
+                Bytes::from_static(b"client_encoding"),
+                Bytes::from_static(b"UTF8"),
+            ),
         ],
         user: Bytes::copy_from_slice(credentials.username.as_bytes()),
         database_named: Some(Bytes::copy_from_slice(database.as_bytes())),

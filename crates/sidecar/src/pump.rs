@@ -1,438 +1,590 @@
-//! Moves bytes between a client, its server and the [`Session`] between them. One task for both directions: what is
-//! read is framed, given to the session, and its actions are done in their order.
+//! One session after its login: reads both sides, lets `session-state` judge, does what it says. Both directions
+//! are in one task: nothing is read from one side while too much waits to be written to the other.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use session_state::{Action, ClientMessage, Judge, Session, World};
+use bytes::{Bytes, BytesMut};
+use service_runtime::drain::Stage;
+use session_state::{Action, ClientMessage, Judge, Record, Session, World};
+use tokio::task::JoinHandle;
 use tokio::time::Sleep;
-use wire_protocol::postgres::{Caps, Frame, Framer, WireError};
+use wire_protocol::postgres::backend::Fields;
+use wire_protocol::postgres::{Caps, Frame, Framer, tag, write};
 
-use crate::cancels::CancelTarget;
-use crate::recorder::Recorder;
+use crate::cancels::CancelKey;
+use crate::databases::Database;
+use crate::fatal::{EndKind, Fatal};
+use crate::metrics::{Verdict, VerdictLabel};
+use crate::recorder::{Recorder, SessionRecorder};
+use crate::sidecar::Shared;
 use crate::stream::{Leg, WAITING_MAX};
+use crate::upstream::Login;
 
-/// Policy and catalog of the session's database.
-pub trait Worlds {
-    /// As they are now; cheap.
-    fn current(&self) -> World;
-    /// After definitions changed: a catalog read after this call began. `None`: the sidecar has no login of its own,
-    /// the session reads it itself.
-    ///
-    /// # Errors
-    /// Why it cannot be read, in words for the client.
-    fn refreshed(&self) -> impl Future<Output = Result<Option<World>, String>>;
-    /// The rows of the catalog that the session read itself.
-    ///
-    /// # Errors
-    /// Why they are not understood, in words for the client.
-    fn from_rows(&self, rows: Vec<(String, String)>) -> Result<World, String>;
-}
-
-/// How a session ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// The client closed, or said good-bye.
-    Client,
-    /// The server closed.
-    Server,
-    /// Weir ended it, for this reason.
-    Closed(String),
-    /// The sidecar stops.
-    Drained,
-}
-
-/// Everything one session needs.
-pub struct Pump<R, W> {
-    /// The client, after its login.
-    pub client: Leg,
-    /// The server, after its login.
-    pub server: Leg,
-    /// The machine between them.
-    pub session: Session,
-    /// Decisions of this thread.
+/// Everything of one session.
+pub struct Pump {
+    /// What all sessions share.
+    pub shared: Arc<Shared>,
+    /// What sessions of this thread share.
     pub judge: Rc<RefCell<Judge>>,
-    /// Records.
-    pub recorder: R,
-    /// Policy and catalog.
-    pub worlds: W,
-    /// For stopping a statement.
-    pub cancel: CancelTarget,
-    /// Caps for the client's messages.
-    pub client_caps: Arc<Caps>,
-    /// Caps for the server's messages.
-    pub server_caps: Arc<Caps>,
-    /// `--statement-max-bytes`.
-    pub statement_max_bytes: usize,
-    /// How long running work may go on while the sidecar drains.
-    pub grace: Duration,
-    /// The way to the end.
-    pub drain: service_runtime::drain::Drain,
+    /// Towards the application.
+    pub client: Leg,
+    /// Cuts what it sends.
+    pub client_framer: Framer,
+    /// Towards the database.
+    pub server: Leg,
+    /// Cuts what it sends.
+    pub server_framer: Framer,
+    /// The machine.
+    pub session: Session,
+    /// The world the machine was given.
+    pub world: Arc<World>,
+    /// The database's catalog and policy.
+    pub database: Arc<Database>,
+    /// Major version of the server.
+    pub server_major: u16,
+    /// How this session logged in.
+    pub login: Login,
+    /// Cancel key.
+    pub cancel: CancelKey,
+    /// Receipts.
+    pub records: SessionRecorder,
+    /// Caps of the client, for the refusal of what is longer.
+    pub statement_max: u32,
 }
 
-enum Event {
-    ClientRead(usize),
-    ServerRead(usize),
-    /// The session's own time is over.
-    Deadline,
-    Draining,
-    Broken(Side, io::Error),
+/// Why the loop ends.
+enum End {
+    /// The client is told nothing more.
+    Quiet(EndKind),
+    /// The client is told this.
+    Tell(Fatal),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Client,
-    Server,
+/// What the loop waited for.
+enum Woken {
+    Bytes,
+    Timer,
+    Cancelled,
+    Drain(Stage),
+    ClientError(io::Error),
+    ServerError(io::Error),
 }
 
-impl<R: Recorder, W: Worlds> Pump<R, W> {
-    /// Runs until one side ends. Not cancel safe: dropping it drops both connections.
-    pub async fn run(mut self) -> Ended {
-        let ended = self.serve().await;
-        // What is under way when a connection breaks is recorded as unknown.
-        let mut actions = Vec::new();
+/// State of the loop that is not the machine's.
+struct Turn {
+    actions: Vec<Action>,
+    /// When the catalog was asked for: the machine wants it before the client's next message.
+    catalog_wanted: Option<Instant>,
+    /// Asked on this connection at that time.
+    catalog_asked: Option<Instant>,
+    /// The server has said FATAL: its closing is no surprise.
+    server_said_fatal: bool,
+    /// Our direction to the server is closed, because the client's is.
+    half_closed: bool,
+    /// Told to end when idle, at the latest then.
+    drain_until: Option<Instant>,
+    /// A cancel request is on its way. Until the server has closed its connection, nothing new is sent: it could hit
+    /// the wrong statement.
+    cancelling: Option<JoinHandle<()>>,
+    /// What waits for that.
+    held: Vec<Bytes>,
+}
+
+impl Pump {
+    /// Runs the session to its end.
+    pub async fn run(mut self) -> EndKind {
+        let mut turn = Turn {
+            actions: Vec::new(),
+            catalog_wanted: None,
+            catalog_asked: None,
+            server_said_fatal: false,
+            half_closed: false,
+            drain_until: None,
+            cancelling: None,
+            held: Vec::new(),
+        };
+        let end = self.turns(&mut turn).await;
+        let mut actions = std::mem::take(&mut turn.actions);
+        actions.clear();
         self.session.on_disconnect(&mut actions);
         for action in actions {
-            if let Action::Record(record) = action {
-                // It was counted as lost by whoever keeps records; nothing more can be done here.
-                let _ = self.recorder.record(record);
+            match action {
+                Action::Record(record) | Action::Intent(record) => {
+                    // What cannot be kept is counted as lost by the spool.
+                    let _ = self.records.record(record);
+                }
+                Action::ToServer(_)
+                | Action::ToClient(_)
+                | Action::Cancel
+                | Action::RefreshCatalog
+                | Action::CatalogRows(_)
+                | Action::Close { .. } => {}
             }
         }
-        let Self {
-            client, mut server, ..
-        } = self;
-        let goodbye = async {
-            // The server takes a closed direction as the end of the session; nothing more is read from it.
-            let _ = server.shutdown().await;
-        };
-        let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
-        client.finish().await;
-        ended
-    }
-
-    async fn serve(&mut self) -> Ended {
-        let begun = Instant::now();
-        let mut from_client = Framer::new(Arc::clone(&self.client_caps));
-        let mut from_server = Framer::new(Arc::clone(&self.server_caps));
-        let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep(Duration::from_secs(3600)));
-        let mut timer_for: Option<u64> = None;
-        let mut draining_since: Option<Instant> = None;
-        let mut wants_catalog = false;
-        loop {
-            // Everything that is here already, before anything is waited for.
-            loop {
-                let now_us = micros(begun);
-                match self
-                    .server_frames(&mut from_server, now_us, &mut wants_catalog)
-                    .await
-                {
-                    Ok(()) => {}
-                    Err(ended) => return ended,
+        let kind = match end {
+            End::Quiet(kind) => kind,
+            End::Tell(fatal) => {
+                let mut out = BytesMut::new();
+                fatal.encode(&mut out);
+                // Behind half a message nothing can be said any more.
+                if self.server_framer.between_messages() {
+                    self.client.send(out.freeze());
                 }
-                if wants_catalog && self.session.is_idle() {
-                    wants_catalog = false;
-                    let mut actions = Vec::new();
-                    self.session.ask_catalog(&mut actions);
-                    if let Err(ended) = self.act(actions, &mut wants_catalog).await {
-                        return ended;
-                    }
-                }
-                if wants_catalog || !self.session.takes_client() || self.server.waiting() > WAITING_MAX {
-                    break;
-                }
-                match self
-                    .client_frame(&mut from_client, now_us, &mut wants_catalog)
-                    .await
-                {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(ended) => return ended,
-                }
-            }
-            if self.drain.stage() >= service_runtime::drain::Stage::Draining {
-                let since = *draining_since.get_or_insert_with(Instant::now);
-                let over = since.elapsed() >= self.grace
-                    || self.drain.stage() >= service_runtime::drain::Stage::Stopped;
-                if self.session.is_idle() || over {
-                    self.client.send(session_state::fatal(
-                        "57P01",
-                        "terminating connection because the sidecar stops",
-                    ));
-                    return Ended::Drained;
-                }
-            }
-            // The earliest of the statement's own limit and the end of the grace.
-            let deadline = self.session.deadline_us();
-            let grace_end = draining_since.map(|since| {
-                micros(begun).saturating_add(as_micros(self.grace.saturating_sub(since.elapsed())))
-            });
-            let next = [deadline, grace_end].into_iter().flatten().min();
-            if next != timer_for {
-                timer_for = next;
-                if let Some(at) = next {
-                    timer.as_mut().reset((begun + Duration::from_micros(at)).into());
-                }
-            }
-            match self
-                .wait(&mut timer, timer_for.is_some(), draining_since.is_some())
-                .await
-            {
-                Event::ClientRead(0) => return Ended::Client,
-                Event::ServerRead(0) => {
-                    self.client.send(session_state::fatal(
-                        "57P01",
-                        "the database closed the connection",
-                    ));
-                    return Ended::Server;
-                }
-                Event::ClientRead(_) | Event::ServerRead(_) | Event::Draining => {}
-                Event::Deadline => {
-                    timer_for = None;
-                    let mut actions = Vec::new();
-                    self.session.on_timer(micros(begun), &mut actions);
-                    if let Err(ended) = self.act(actions, &mut wants_catalog).await {
-                        return ended;
-                    }
-                }
-                Event::Broken(Side::Client, _) => return Ended::Client,
-                Event::Broken(Side::Server, error) => {
-                    let text = format!("the connection to the database broke: {error}");
-                    self.client.send(session_state::fatal("57P01", &text));
-                    return Ended::Server;
-                }
-            }
-        }
-    }
-
-    /// Writes what is queued to both sides and waits for the next thing to happen.
-    async fn wait(&mut self, timer: &mut Pin<Box<Sleep>>, timed: bool, draining: bool) -> Event {
-        let takes_client =
-            self.session.takes_client() && self.server.waiting() <= WAITING_MAX && !self.client.ended();
-        let takes_server = self.client.waiting() <= WAITING_MAX;
-        if self.client.waiting() == 0 && self.server.waiting() == 0 {
-            self.client.forget_empty();
-            self.server.forget_empty();
-        }
-        let mut drain = self.drain.clone();
-        let mut drained =
-            Box::pin(async move { drain.reached(service_runtime::drain::Stage::Draining).await });
-        poll_fn(|context| {
-            let mut wrote = false;
-            for side in [Side::Server, Side::Client] {
-                let leg = match side {
-                    Side::Client => &mut self.client,
-                    Side::Server => &mut self.server,
-                };
-                let before = leg.waiting();
-                if let Poll::Ready(Err(error)) = leg.poll_flush(context) {
-                    return Poll::Ready(Event::Broken(side, error));
-                }
-                // Room was made: what was not read for lack of it may be read now.
-                wrote |= before > WAITING_MAX && leg.waiting() <= WAITING_MAX;
-            }
-            if wrote {
-                context.waker().wake_by_ref();
-            }
-            if takes_server || self.client.waiting() <= WAITING_MAX {
-                match self.server.poll_fill(context) {
-                    Poll::Ready(Ok(count)) => return Poll::Ready(Event::ServerRead(count)),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Event::Broken(Side::Server, error)),
-                    Poll::Pending => {}
-                }
-            }
-            if takes_client {
-                match self.client.poll_fill(context) {
-                    Poll::Ready(Ok(count)) => return Poll::Ready(Event::ClientRead(count)),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Event::Broken(Side::Client, error)),
-                    Poll::Pending => {}
-                }
-            }
-            if timed && timer.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Event::Deadline);
-            }
-            if !draining && drained.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Event::Draining);
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// All frames of the server that were read.
-    async fn server_frames(
-        &mut self,
-        framer: &mut Framer,
-        now_us: u64,
-        wants_catalog: &mut bool,
-    ) -> Result<(), Ended> {
-        loop {
-            if self.client.waiting() > WAITING_MAX {
-                return Ok(());
-            }
-            let mut actions = Vec::new();
-            // Rows that nobody has to look at go on as they came, a whole read at once.
-            if self.session.rows_pass() {
-                let mut passed = false;
-                for tag in *b"Dd" {
-                    let run = framer.next_run(&mut self.server.received, tag, u64::MAX, true);
-                    if let Some(run) = run.map_err(|error| self.server_protocol(&error))? {
-                        self.session.on_rows(run.bytes, run.started, &mut actions);
-                        passed = true;
-                    }
-                }
-                if passed {
-                    self.act(actions, wants_catalog).await?;
-                    continue;
-                }
-            }
-            let frame = framer
-                .next(&mut self.server.received)
-                .map_err(|error| self.server_protocol(&error))?;
-            match frame {
-                None => return Ok(()),
-                Some(Frame::Whole(message)) => {
-                    let body = message.body_bytes();
-                    let mut judge = self.judge.borrow_mut();
-                    self.session
-                        .on_server(message.tag, body, message.raw, now_us, &mut judge, &mut actions);
-                }
-                Some(Frame::Head { tag, prefix, .. }) => {
-                    self.session.on_server_head(tag, prefix, now_us, &mut actions);
-                }
-                Some(Frame::Part { bytes, last }) => self.session.on_server_piece(bytes, last, &mut actions),
-                Some(Frame::TooLong { tag, .. }) => {
-                    return Err(self.broken(&format!(
-                        "message {} of the database is too long",
-                        tag.escape_ascii()
-                    )));
-                }
-            }
-            self.act(actions, wants_catalog).await?;
-        }
-    }
-
-    /// One frame of the client; false where none is complete.
-    async fn client_frame(
-        &mut self,
-        framer: &mut Framer,
-        now_us: u64,
-        wants_catalog: &mut bool,
-    ) -> Result<bool, Ended> {
-        let frame = match framer.next(&mut self.client.received) {
-            Ok(frame) => frame,
-            Err(error) => {
-                let text = format!("protocol error: {error}");
-                self.client.send(session_state::fatal("08P01", &text));
-                return Err(Ended::Closed(text));
+                fatal.kind
             }
         };
-        let Some(frame) = frame else { return Ok(false) };
-        let world = self.worlds.current();
-        if !Arc::ptr_eq(&world.policy, &self.session.world().policy)
-            || !Arc::ptr_eq(&world.catalog, &self.session.world().catalog)
-        {
-            self.session.set_world(world);
+        self.server
+            .send_with(|out| {
+                write::frontend::terminate(out);
+                Ok::<(), std::convert::Infallible>(())
+            })
+            .unwrap_or_else(|never| match never {});
+        let server = async {
+            if !turn.half_closed {
+                let _ = tokio::time::timeout(Duration::from_secs(1), self.server.shutdown()).await;
+            }
+        };
+        tokio::join!(server, self.client.finish());
+        self.records.end(match kind {
+            EndKind::Client => "client",
+            EndKind::DatabaseGone => "server",
+            EndKind::Draining => "drain",
+            EndKind::Refused => "refused",
+            EndKind::Protocol
+            | EndKind::ClientTls
+            | EndKind::Unreachable
+            | EndKind::Login
+            | EndKind::Unreadable
+            | EndKind::Limit
+            | EndKind::Receipts => "error",
+        });
+        kind
+    }
+
+    async fn turns(&mut self, turn: &mut Turn) -> End {
+        let shared = Arc::clone(&self.shared);
+        let mut drain = shared.drain.clone();
+        let mut sleep: Option<Pin<Box<Sleep>>> = None;
+        loop {
+            if let Some(end) = self.work(turn).await {
+                return end;
+            }
+            let deadline = self.next_deadline(turn);
+            match (deadline, &mut sleep) {
+                (None, sleep) => *sleep = None,
+                (Some(at), Some(sleep)) if sleep.deadline().into_std() == at => {}
+                (Some(at), sleep) => *sleep = Some(Box::pin(tokio::time::sleep_until(at.into()))),
+            }
+            let stage = if turn.drain_until.is_some() {
+                Stage::Stopped
+            } else {
+                Stage::Draining
+            };
+            match self.wait(turn, &mut sleep, &mut drain, stage).await {
+                Woken::Bytes => {}
+                Woken::Cancelled => {
+                    turn.cancelling = None;
+                    for bytes in turn.held.drain(..) {
+                        self.server.send(bytes);
+                    }
+                }
+                Woken::Timer => {
+                    let now = self.now_us();
+                    self.session.on_timer(now, &mut turn.actions);
+                    if turn.drain_until.is_some_and(|until| until <= Instant::now()) {
+                        return End::Tell(Fatal::draining());
+                    }
+                }
+                Woken::Drain(Stage::Stopped) => return End::Tell(Fatal::draining()),
+                Woken::Drain(_) => turn.drain_until = Some(Instant::now() + shared.config.drain),
+                Woken::ClientError(error) => {
+                    tracing::debug!(%error, "the client's connection broke");
+                    return End::Quiet(EndKind::Client);
+                }
+                Woken::ServerError(error) => {
+                    tracing::debug!(%error, "the database's connection broke");
+                    return self.server_gone(turn);
+                }
+            }
         }
-        self.session.set_recording(self.recorder.refusal());
-        let mut actions = Vec::new();
+    }
+
+    fn server_gone(&self, turn: &Turn) -> End {
+        if turn.half_closed {
+            End::Quiet(EndKind::Client)
+        } else if turn.server_said_fatal {
+            End::Quiet(EndKind::DatabaseGone)
+        } else {
+            End::Tell(Fatal::database_gone())
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.shared.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn next_deadline(&self, turn: &Turn) -> Option<Instant> {
+        let statement = self
+            .session
+            .deadline_us()
+            .map(|at| self.shared.started + Duration::from_micros(at));
+        match (statement, turn.drain_until) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Handles all that was read, as far as it goes.
+    async fn work(&mut self, turn: &mut Turn) -> Option<End> {
+        loop {
+            if let Some(end) = self.act(turn).await {
+                return Some(end);
+            }
+            // What is known of the world is brought up to date before the client's next message.
+            match self.step_world(turn).await {
+                Ok(()) => {}
+                Err(end) => return Some(end),
+            }
+            if let Some(end) = self.act(turn).await {
+                return Some(end);
+            }
+            match self.step_server(turn) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(end) => return Some(end),
+            }
+            match self.step_client(turn) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(end) => return Some(end),
+            }
+            break;
+        }
+        if self.server.ended() {
+            return Some(self.server_gone(turn));
+        }
+        if turn.drain_until.is_some() && self.session.is_idle() && self.session.takes_client() {
+            return Some(End::Tell(Fatal::draining()));
+        }
+        if self.client.ended() && !turn.half_closed && self.session.takes_client() {
+            // As the server would see it without us: what was sent is still answered.
+            turn.half_closed = true;
+            if self.server.shutdown().await.is_err() {
+                return Some(End::Quiet(EndKind::Client));
+            }
+        }
+        None
+    }
+
+    /// One frame (or run of rows) of the server. `false`: nothing more is there.
+    fn step_server(&mut self, turn: &mut Turn) -> Result<bool, End> {
+        if self.server.received.is_empty() {
+            return Ok(false);
+        }
+        let failed = |error| End::Tell(Fatal::database_protocol(&error));
+        if self.session.rows_pass() {
+            for rows in [tag::DATA_ROW, tag::COPY_DATA] {
+                let run = self
+                    .server_framer
+                    .next_run(&mut self.server.received, rows, u64::MAX, true)
+                    .map_err(failed)?;
+                if let Some(run) = run {
+                    self.session.on_rows(run.bytes, run.completed, &mut turn.actions);
+                    return Ok(true);
+                }
+            }
+        }
+        let Some(frame) = self
+            .server_framer
+            .next(&mut self.server.received)
+            .map_err(failed)?
+        else {
+            return Ok(false);
+        };
+        let now = self.now_us();
         match frame {
             Frame::Whole(message) => {
+                if message.tag == tag::ERROR_RESPONSE
+                    && Fields::decode(message.body()).is_ok_and(|fields| fields.ends_session())
+                {
+                    turn.server_said_fatal = true;
+                }
                 let body = message.body_bytes();
-                let message = ClientMessage {
+                let mut judge = self.judge.borrow_mut();
+                self.session
+                    .on_server(message.tag, body, message.raw, now, &mut judge, &mut turn.actions);
+            }
+            Frame::Head { tag, prefix, .. } => {
+                self.session.on_server_head(tag, prefix, now, &mut turn.actions);
+            }
+            Frame::Part { bytes, last } => self.session.on_server_piece(bytes, last, &mut turn.actions),
+            Frame::TooLong { tag, length } => {
+                return Err(failed(wire_protocol::postgres::WireError::BadLength {
+                    tag,
+                    length,
+                }));
+            }
+        }
+        Ok(true)
+    }
+
+    /// One frame of the client, if the machine takes one.
+    fn step_client(&mut self, turn: &mut Turn) -> Result<bool, End> {
+        if self.client.received.is_empty() || !self.session.takes_client() || turn.cancelling.is_some() {
+            return Ok(false);
+        }
+        let frame = self
+            .client_framer
+            .next(&mut self.client.received)
+            .map_err(|error| End::Tell(Fatal::protocol(&error)))?;
+        let Some(frame) = frame else {
+            return Ok(false);
+        };
+        let now = self.now_us();
+        self.session.set_recording(self.records.refusal());
+        let mut judge = self.judge.borrow_mut();
+        let actions = &mut turn.actions;
+        match frame {
+            Frame::Whole(message) => {
+                let client_message = ClientMessage {
                     tag: message.tag,
-                    body,
+                    body: message.body_bytes(),
                     raw: message.raw,
                     streamed: false,
                 };
-                self.session
-                    .on_client(message, now_us, &mut self.judge.borrow_mut(), &mut actions);
+                self.session.on_client(client_message, now, &mut judge, actions);
             }
             Frame::Head { tag, prefix, .. } => {
-                let mut body: Bytes = prefix.clone();
+                let mut body = prefix.clone();
                 drop(body.split_to(5.min(body.len())));
-                let message = ClientMessage {
+                let client_message = ClientMessage {
                     tag,
                     body,
                     raw: prefix,
                     streamed: true,
                 };
-                self.session
-                    .on_client(message, now_us, &mut self.judge.borrow_mut(), &mut actions);
+                self.session.on_client(client_message, now, &mut judge, actions);
             }
-            Frame::Part { bytes, last } => self.session.on_client_piece(bytes, last, &mut actions),
+            Frame::Part { bytes, last } => self.session.on_client_piece(bytes, last, actions),
             Frame::TooLong { tag, .. } => {
-                self.session
-                    .on_client_too_long(tag, self.statement_max_bytes, &mut actions);
+                let bytes_max = usize::try_from(self.statement_max).unwrap_or(usize::MAX);
+                self.session.on_client_too_long(tag, bytes_max, actions);
             }
         }
-        self.act(actions, wants_catalog).await?;
         Ok(true)
     }
 
-    /// Does what the session says, in its order.
-    async fn act(&mut self, actions: Vec<Action>, wants_catalog: &mut bool) -> Result<(), Ended> {
-        for action in actions {
+    /// Does what the machine said, in order.
+    async fn act(&mut self, turn: &mut Turn) -> Option<End> {
+        if turn.actions.is_empty() {
+            return None;
+        }
+        let mut actions = std::mem::take(&mut turn.actions);
+        for action in actions.drain(..) {
             match action {
+                Action::ToServer(bytes) if turn.cancelling.is_some() => turn.held.push(bytes),
                 Action::ToServer(bytes) => self.server.send(bytes),
                 Action::ToClient(bytes) => self.client.send(bytes),
                 Action::Record(record) => {
-                    if let Err(reason) = self.recorder.record(record) {
-                        let text = format!("the statement cannot be recorded, so it does not run: {reason}");
-                        self.client.send(session_state::fatal("53100", &text));
-                        return Err(Ended::Closed(text));
+                    self.count(&record);
+                    if let Err(reason) = self.records.record(record) {
+                        return Some(not_recorded(&reason));
                     }
                 }
                 Action::Intent(record) => {
-                    if let Err(reason) = self.recorder.intent(record).await {
-                        let text = format!("the statement cannot be recorded, so it does not run: {reason}");
-                        self.client.send(session_state::fatal("53100", &text));
-                        return Err(Ended::Closed(text));
+                    self.count(&record);
+                    if let Err(reason) = self.records.intent(record).await {
+                        return Some(not_recorded(&reason));
                     }
                 }
-                Action::Cancel => {
-                    if let Err(reason) = self.cancel.cancel().await {
-                        tracing::warn!(%reason, "cannot cancel a statement that is over its limit");
-                        let text = "a statement over its limit could not be stopped".to_owned();
-                        self.client.send(session_state::fatal("57P01", &text));
-                        return Err(Ended::Closed(text));
+                Action::Cancel => turn.cancelling = Some(self.send_cancel()),
+                Action::RefreshCatalog => turn.catalog_wanted = Some(Instant::now()),
+                Action::CatalogRows(rows) => {
+                    let asked = turn.catalog_asked.take().unwrap_or_else(Instant::now);
+                    let policies = self.shared.policies.current();
+                    let taken = self
+                        .database
+                        .take_catalog(self.server_major, &rows, asked, &policies);
+                    self.shared.metrics.catalog_reads.inc();
+                    if let Err(error) = taken {
+                        return Some(self.catalog_failed(&error));
+                    }
+                    if turn.catalog_wanted.is_some_and(|wanted| wanted <= asked) {
+                        turn.catalog_wanted = None;
                     }
                 }
-                Action::RefreshCatalog => match self.worlds.refreshed().await {
-                    Ok(Some(world)) => self.session.set_world(world),
-                    Ok(None) => *wants_catalog = true,
-                    Err(reason) => return Err(self.broken(&format!("cannot read the catalog: {reason}"))),
-                },
-                Action::CatalogRows(rows) => match self.worlds.from_rows(rows) {
-                    Ok(world) => self.session.set_world(world),
-                    Err(reason) => return Err(self.broken(&format!("cannot read the catalog: {reason}"))),
-                },
-                Action::Close { reason } => return Err(Ended::Closed(reason)),
+                Action::Close { reason } => {
+                    tracing::debug!(reason, "the session is closed");
+                    return Some(End::Quiet(EndKind::Refused));
+                }
+            }
+        }
+        turn.actions = actions;
+        None
+    }
+
+    fn count(&self, record: &Record) {
+        let verdict = match record {
+            Record::Open { statement, .. } | Record::Intent { statement, .. } => {
+                match statement.permit.verdict() {
+                    access_policy::Verdict::Permit(_) => Verdict::Permit,
+                    access_policy::Verdict::WouldRefuse(_) => Verdict::Audit,
+                }
+            }
+            Record::Denied { .. } => Verdict::Refuse,
+            Record::Outcome { .. } => return,
+        };
+        self.shared
+            .metrics
+            .statements
+            .get_or_create(&VerdictLabel { verdict })
+            .inc();
+    }
+
+    fn catalog_failed(&self, error: &str) -> End {
+        self.shared.metrics.catalog_failures.inc();
+        tracing::error!(
+            database = self.database.name(),
+            error,
+            "the catalog cannot be read"
+        );
+        End::Tell(Fatal::new(
+            EndKind::Unreadable,
+            "58000",
+            "the definitions of the database cannot be read, so nothing can be judged",
+        ))
+    }
+
+    /// Cancels what runs for this session. The request is a connection of its own; the session goes on meanwhile.
+    fn send_cancel(&self) -> JoinHandle<()> {
+        let target = self.cancel.target.clone();
+        self.shared.metrics.cancels.inc();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = target.cancel().await {
+                tracing::warn!(error, "a statement could not be cancelled");
+            }
+        })
+    }
+
+    /// Gives the machine the newest world, and reads the catalog where it is wanted.
+    async fn step_world(&mut self, turn: &mut Turn) -> Result<(), End> {
+        if !self.session.takes_client() || self.client.received.is_empty() {
+            return Ok(());
+        }
+        if self.session.is_idle() && turn.catalog_asked.is_none() {
+            let poll = self.shared.config.catalog_poll;
+            let own = self.login != Login::PassThrough;
+            let due = match turn.catalog_wanted {
+                Some(wanted) => !self.database.read_since(wanted),
+                // With a login of its own the sidecar polls by itself.
+                None => !own && self.database.older_than(poll),
+            };
+            if due && own {
+                let wanted = turn.catalog_wanted.unwrap_or_else(Instant::now);
+                let read = self.shared.read_catalog(&self.database, wanted).await;
+                read.map_err(|error| self.catalog_failed(&error))?;
+            } else if due {
+                turn.catalog_asked = Some(Instant::now());
+                self.session.ask_catalog(&mut turn.actions);
+                return Ok(());
+            }
+            turn.catalog_wanted = None;
+        }
+        match self.database.world() {
+            Some(world) if Arc::ptr_eq(&world, &self.world) => {}
+            Some(world) => {
+                self.records.set_mode(world.policy.receipt_mode);
+                self.session.set_world(World::clone(&world));
+                self.world = world;
+            }
+            None => {
+                return Err(End::Tell(Fatal::new(
+                    EndKind::Refused,
+                    "57P01",
+                    "WEIR-091: no policy lets this database be used any more",
+                )));
             }
         }
         Ok(())
     }
 
-    fn server_protocol(&mut self, error: &WireError) -> Ended {
-        self.broken(&format!("the database sent what is no message: {error}"))
-    }
-
-    fn broken(&mut self, text: &str) -> Ended {
-        self.client.send(session_state::fatal("08P01", text));
-        Ended::Closed(text.to_owned())
+    /// Waits until something can go on. Writes and reads both sides meanwhile.
+    async fn wait(
+        &mut self,
+        turn: &mut Turn,
+        sleep: &mut Option<Pin<Box<Sleep>>>,
+        drain: &mut service_runtime::drain::Drain,
+        stage: Stage,
+    ) -> Woken {
+        let mut drained = pin!(drain.reached(stage));
+        let (client, server) = (&mut self.client, &mut self.server);
+        let takes_client = self.session.takes_client() && !turn.half_closed && turn.cancelling.is_none();
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(Err(error)) = client.poll_flush(context) {
+                return Poll::Ready(Woken::ClientError(error));
+            }
+            let flushed = server.poll_flush(context);
+            if let Poll::Ready(Err(error)) = flushed
+                && !turn.half_closed
+            {
+                return Poll::Ready(Woken::ServerError(error));
+            }
+            if let Some(sleep) = sleep
+                && sleep.as_mut().poll(context).is_ready()
+            {
+                return Poll::Ready(Woken::Timer);
+            }
+            if drained.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Woken::Drain(stage));
+            }
+            if let Some(cancelling) = &mut turn.cancelling
+                && Pin::new(cancelling).poll(context).is_ready()
+            {
+                return Poll::Ready(Woken::Cancelled);
+            }
+            let mut read = false;
+            if !server.ended() && client.waiting() <= WAITING_MAX {
+                match server.poll_fill(context) {
+                    Poll::Ready(Ok(_)) => read = true,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Woken::ServerError(error)),
+                    Poll::Pending => {}
+                }
+            }
+            if takes_client && !client.ended() && server.waiting() <= WAITING_MAX {
+                match client.poll_fill(context) {
+                    Poll::Ready(Ok(_)) => read = true,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Woken::ClientError(error)),
+                    Poll::Pending => {}
+                }
+            }
+            if read {
+                return Poll::Ready(Woken::Bytes);
+            }
+            client.forget_empty();
+            server.forget_empty();
+            Poll::Pending
+        })
+        .await
     }
 }
 
-fn micros(begun: Instant) -> u64 {
-    as_micros(begun.elapsed())
+/// Nothing of what stands behind the record may go out.
+fn not_recorded(reason: &str) -> End {
+    End::Tell(Fatal::new(
+        EndKind::Receipts,
+        "53100",
+        format!("the statement cannot be recorded, so it does not run: {reason}"),
+    ))
 }
 
-fn as_micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+/// Caps of a client after its login.
+pub fn client_caps(statement_max: u32) -> Arc<Caps> {
+    Arc::new(Caps::client(statement_max))
 }

@@ -46,7 +46,7 @@ const SESSION_SCOPE: &str = "SELECT c.oid AS relation FROM pg_catalog.pg_class A
 
 /// All relations there are, so that the layer knows which ones the transaction dropped.
 const ALIVE: &str = "UNION ALL
-SELECT 'alive', pg_catalog.json_agg(c.oid)::pg_catalog.text
+SELECT 'alive', COALESCE(pg_catalog.json_agg(c.oid)::pg_catalog.text, 'null')
 FROM pg_catalog.pg_class AS c
 WHERE c.relpersistence OPERATOR(pg_catalog.<>) 't' AND c.oid OPERATOR(pg_catalog.>=) 16384::pg_catalog.oid";
 

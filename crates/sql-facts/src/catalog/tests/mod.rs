@@ -2,7 +2,6 @@
 
 mod lists;
 mod load;
-mod quiet;
 
 use test_support::{Database, shared_postgres};
 

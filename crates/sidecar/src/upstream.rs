@@ -1,0 +1,243 @@
+//! Towards the database: addresses, TLS, first packets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use wire_protocol::postgres::write;
+
+use crate::fatal::{EndKind, Fatal};
+use crate::stream::{Leg, Stream, tune};
+use crate::tls;
+
+/// One address has this long to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// TLS has this long.
+const TLS_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A host and port to dial.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(formatter, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(formatter, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl std::str::FromStr for HostPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("`{text}` is not HOST:PORT");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => rest.strip_suffix(']').ok_or_else(wrong)?,
+            None if host.contains(':') => return Err(wrong()),
+            None => host,
+        };
+        if host.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port: port.parse().map_err(|_| wrong())?,
+        })
+    }
+}
+
+/// TLS towards the database.
+#[derive(Clone)]
+pub enum UpstreamTls {
+    /// None.
+    Disable,
+    /// Always; never without.
+    Use(TlsConnector),
+}
+
+impl std::fmt::Debug for UpstreamTls {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Disable => "Disable",
+            Self::Use(_) => "Use",
+        })
+    }
+}
+
+/// The sidecar's own login. `Debug` shows no password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// User the database sees.
+    pub username: String,
+    /// Password.
+    pub password: Vec<u8>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Credentials")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who logs in at the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Login {
+    /// The client, with its own password.
+    PassThrough,
+    /// The sidecar.
+    Own(Credentials),
+}
+
+/// One database server and how to reach it.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// The name policies know it by; certificates are checked against this host.
+    pub name: HostPort,
+    /// What is dialled.
+    pub dial: HostPort,
+    /// TLS.
+    pub tls: UpstreamTls,
+    /// Login.
+    pub login: Login,
+}
+
+/// A fresh connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Nothing was sent on it but TLS.
+    pub leg: Leg,
+    /// Where it goes.
+    pub address: SocketAddr,
+    /// `tls-server-end-point`, where TLS is on and the certificate has one.
+    pub binding: Option<Vec<u8>>,
+}
+
+/// Connects to the first address that answers.
+///
+/// # Errors
+/// A [`Fatal`] that says what the database's side did.
+pub async fn connect(upstream: &Upstream) -> Result<Connection, Fatal> {
+    let addresses = tokio::net::lookup_host((upstream.dial.host.as_str(), upstream.dial.port))
+        .await
+        .map_err(|error| unreachable(upstream, &format!("its name cannot be resolved: {error}")))?;
+    let mut last = "its name has no address".to_owned();
+    for address in addresses {
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(socket)) => return secure(upstream, socket, address).await,
+            Ok(Err(error)) => last = format!("{address}: {error}"),
+            Err(_) => last = format!("{address}: no answer"),
+        }
+    }
+    Err(unreachable(upstream, &last))
+}
+
+/// Connects to one address: that of a session which is to be cancelled.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_to(upstream: &Upstream, address: SocketAddr) -> Result<Connection, Fatal> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(socket)) => secure(upstream, socket, address).await,
+        Ok(Err(error)) => Err(unreachable(upstream, &format!("{address}: {error}"))),
+        Err(_) => Err(unreachable(upstream, &format!("{address}: no answer"))),
+    }
+}
+
+async fn secure(upstream: &Upstream, socket: TcpStream, address: SocketAddr) -> Result<Connection, Fatal> {
+    tune(&socket).map_err(|error| unreachable(upstream, &error.to_string()))?;
+    let UpstreamTls::Use(connector) = &upstream.tls else {
+        return Ok(Connection {
+            leg: Leg::new(Stream::Plain(socket)),
+            address,
+            binding: None,
+        });
+    };
+    let handshake = async {
+        let mut leg = Leg::new(Stream::Plain(socket));
+        let mut request = BytesMut::new();
+        write::frontend::ssl_request(&mut request);
+        leg.send(request.freeze());
+        let io = |error: std::io::Error| tls_failed(upstream, &error.to_string());
+        leg.flush().await.map_err(io)?;
+        while leg.received.is_empty() {
+            if leg.fill().await.map_err(io)? == 0 {
+                return Err(tls_failed(upstream, "it closed the connection"));
+            }
+        }
+        match leg.received.as_ref() {
+            b"S" => {}
+            b"N" => {
+                return Err(tls_failed(
+                    upstream,
+                    "it does not offer TLS (the policy's tls.mode asks for it)",
+                ));
+            }
+            // Anything behind the answer would be taken for what the encrypted side said.
+            _ => {
+                return Err(tls_failed(
+                    upstream,
+                    "it answered the request for TLS with something else",
+                ));
+            }
+        }
+        let Stream::Plain(socket) = leg.into_stream() else {
+            return Err(tls_failed(upstream, "TLS within TLS"));
+        };
+        let name = ServerName::try_from(upstream.name.host.clone())
+            .map_err(|error| tls_failed(upstream, &error.to_string()))?;
+        let stream = connector
+            .connect(name, socket)
+            .await
+            .map_err(|error| tls_failed(upstream, &error.to_string()))?;
+        let binding = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first)
+            .and_then(tls::end_point_binding);
+        Ok(Connection {
+            leg: Leg::new(Stream::Client(Box::new(stream))),
+            address,
+            binding,
+        })
+    };
+    match tokio::time::timeout(TLS_TIMEOUT, handshake).await {
+        Ok(result) => result,
+        Err(_) => Err(tls_failed(upstream, "no answer")),
+    }
+}
+
+fn unreachable(upstream: &Upstream, why: &str) -> Fatal {
+    Fatal::new(
+        EndKind::Unreachable,
+        "08001",
+        format!("cannot reach the database {}: {why}", upstream.name),
+    )
+}
+
+fn tls_failed(upstream: &Upstream, why: &str) -> Fatal {
+    Fatal::new(
+        EndKind::Login,
+        "08001",
+        format!("no TLS with the database {}: {why}", upstream.name),
+    )
+}
+
+/// For the databases of one process.
+pub type SharedUpstream = Arc<Upstream>;
