@@ -113,13 +113,25 @@ impl<'mem> Rewriter<'_, 'mem> {
     }
 
     /// The derived table that stands for a range.
-    fn derived(&mut self, index: usize) -> Option<Unique<'mem, Node<'mem>>> {
+    /// With the client's ONLY: without it the children's rows would be read, too.
+    fn derived(&mut self, index: usize, only: bool) -> Option<Unique<'mem, Node<'mem>>> {
         let piece = *self.sites.sources.get(&index)?;
         let select = self.pieces.select(piece);
         let select = self.attempt(select)?;
         let item = select.from_clause().first()?;
         self.handled.insert(index);
-        Some(self.mem.make_unique(item))
+        let mut item = self.mem.make_unique(item);
+        if only
+            && let NodeMut::RangeSubselect(mut sub) = item.as_mut()
+            && let NodeMut::SelectStmt(mut select) = sub.subquery_mut()
+        {
+            for inner in select.from_clause_mut() {
+                if let NodeMut::RangeVar(mut range) = inner {
+                    range.set_inh(false);
+                }
+            }
+        }
+        Some(item)
     }
 
     /// The sample is taken before the filter: it goes inside.
@@ -128,7 +140,7 @@ impl<'mem> Rewriter<'_, 'mem> {
             return None;
         };
         let index = self.job.range_at(range.location)?;
-        let mut derived = self.derived(index)?;
+        let mut derived = self.derived(index, !range.inh)?;
         let mut copy = self.mem.make_unique(sample);
         if let NodeMut::RangeSubselect(mut sub) = derived.as_mut()
             && let NodeMut::SelectStmt(mut select) = sub.subquery_mut()
@@ -228,7 +240,7 @@ impl<'mem> Transform<'mem> for Rewriter<'_, 'mem> {
         match &*node {
             NodeMut::RangeVar(range) => {
                 if let Some(index) = self.job.range_at(range.location)
-                    && let Some(derived) = self.derived(index)
+                    && let Some(derived) = self.derived(index, !range.inh)
                 {
                     node.replace(derived);
                     self.depth -= 1;

@@ -662,3 +662,25 @@ fn positions_lead_back_to_the_clients_text() {
         "reading refuses an unknown column"
     );
 }
+
+#[test]
+fn only_stays_inside_of_the_derived_table() {
+    let mut world = World::new(
+        "create table family (id int, secret text); create table kid () inherits (family); \
+         insert into family values (1, 'a'); insert into kid values (2, 'b')",
+    );
+    world.mask("family", "secret", &Mask::Null);
+    world.mask("kid", "secret", &Mask::Null);
+    world.filter("family", "id > 0");
+    assert_eq!(world.run("select id, secret from family order by id"), "1|\n2|");
+    assert_eq!(world.run("select id, secret from only family"), "1|");
+    assert_eq!(world.run("select id from only (family)"), "1");
+    assert_eq!(
+        world.run("select count(*) from only family tablesample system (100)"),
+        "1"
+    );
+    assert_eq!(
+        world.run("select f.id from only family f join family g using (id)"),
+        "1"
+    );
+}
