@@ -13,7 +13,7 @@ set -euo pipefail
 have() { command -v "$1" >/dev/null 2>&1; }
 have_server() { [ -n "${WEIR_PG_BIN:-}" ] || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; }
 have_pgbench() { compgen -G "${WEIR_PG_BIN:-/usr/lib/postgresql/*/bin}/pgbench" >/dev/null; }
-have_libclang() { compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || [ -n "${LIBCLANG_PATH:-}" ]; }
+have_libclang() { compgen -G '/usr/lib/llvm-*/lib/libclang.so' >/dev/null || [ -n "${LIBCLANG_PATH:-}" ]; }
 have_libc() { [ -e /usr/include/stdio.h ]; }
 have_venv() { python3 -c 'import venv, ensurepip' >/dev/null 2>&1; }
 

@@ -11,10 +11,13 @@
 
 mod bind;
 mod decide;
+mod judge;
 mod manifest;
 pub mod names;
 pub mod policy;
 mod predicate;
+mod recheck;
+mod refusals;
 mod secret;
 mod yaml;
 
@@ -24,7 +27,7 @@ mod tests;
 pub use bind::{BoundPolicy, Guardrails, Unresolved, bind};
 pub use decide::{
     Decision, DecisionContext, Permit, Refusal, RefusalCode, RuleRef, SendAs, StatementLimits, Verdict,
-    decide, decide_function_call, decide_unreadable,
+    decide, decide_function_call, decide_read, decide_unreadable,
 };
 pub use manifest::{Manifest, Problem, compile};
 pub use policy::{DatabasePolicy, Endpoint, PolicyMode, PolicySet, ReceiptMode, Subject};

@@ -14,6 +14,13 @@ pub struct TableName {
     pub name: String,
 }
 
+impl TableName {
+    /// For SQL that a server reads: both parts in quotes.
+    pub(crate) fn sql(&self) -> String {
+        format!("{}.{}", always_quoted(&self.schema), always_quoted(&self.name))
+    }
+}
+
 impl fmt::Display for TableName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}.{}", quoted(&self.schema), quoted(&self.name))

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use access_policy::{Refusal, SendAs};
 use bytes::Bytes;
-use sql_facts::facts::{DiscardTarget, FunctionClass};
+use sql_facts::facts::{DiscardTarget, FunctionClass, SessionEffect};
 use sql_facts::{CatalogView, StatementFacts, StatementKind, Unreadable};
 use wire_protocol::postgres::backend::TransactionStatus;
 use wire_protocol::postgres::frontend::{self, FrontendMessage, Target};
@@ -263,7 +263,17 @@ fn changes_state(judged: &Judged) -> bool {
     match judged.permit.facts() {
         None => true,
         Some(facts) => {
-            !facts.effects.is_empty()
+            let only_plain_settings = !facts.effects.is_empty()
+                && facts.effects.iter().all(|effect| match effect {
+                    SessionEffect::Setting { name, .. } => !crate::state::decides_meaning(name),
+                    SessionEffect::ResetAll
+                    | SessionEffect::UnknownSetting
+                    | SessionEffect::CatalogChange => false,
+                });
+            if facts.kind == StatementKind::Set && only_plain_settings {
+                return false;
+            }
+            facts.effects.iter().any(|effect| !matches!(effect, SessionEffect::Setting { name, .. } if !crate::state::decides_meaning(name)))
                 || facts.calls.iter().any(|call| {
                     matches!(
                         call.class,
@@ -308,9 +318,7 @@ fn note_state_change(session: &mut Session, judged: &Judged) {
 
 fn is_catalog_change(judged: &Judged) -> bool {
     judged.permit.facts().is_some_and(|facts| {
-        facts
-            .effects
-            .contains(&sql_facts::facts::SessionEffect::CatalogChange)
+        facts.effects.contains(&SessionEffect::CatalogChange)
             || matches!(
                 facts.kind,
                 StatementKind::Ddl(_) | StatementKind::CreateTableAs | StatementKind::CreateView
@@ -509,7 +517,7 @@ fn foretell(
     statement: &sql_facts::ParsedStatement,
 ) {
     for effect in &facts.effects {
-        if matches!(effect, sql_facts::facts::SessionEffect::CatalogChange) {
+        if matches!(effect, SessionEffect::CatalogChange) {
             // A definition that `apply` understands is followed; else what comes after it cannot be read.
             let applied = match (foretold.overlay.as_ref(), foretold.path.as_ref()) {
                 (Some(overlay), Some(path)) => {

@@ -162,16 +162,7 @@ impl Foretold {
                     .map(|values| Arc::new(effective_path(values, known, catalog)));
             }
             SessionEffect::Setting { name, .. } => {
-                // A role decides "$user" and rights; the others decide how a text is read.
-                if matches!(
-                    name.as_str(),
-                    "role"
-                        | "session_authorization"
-                        | "client_encoding"
-                        | "names"
-                        | "standard_conforming_strings"
-                        | "transform_null_equals"
-                ) {
+                if decides_meaning(name) {
                     self.path = None;
                 }
             }
@@ -179,6 +170,22 @@ impl Foretold {
             SessionEffect::CatalogChange => self.overlay = None,
         }
     }
+}
+
+/// Whether a setting decides what a text means, or who the session is to the server.
+pub(crate) fn decides_meaning(name: &str) -> bool {
+    matches!(
+        name,
+        "search_path"
+            | "role"
+            | "session_authorization"
+            | "client_encoding"
+            | "names"
+            | "standard_conforming_strings"
+            | "transform_null_equals"
+            | "backslash_quote"
+            | "bytea_output"
+    )
 }
 
 /// `current_schemas(true)` for a search_path made of these names (`src/backend/catalog/namespace.c`,

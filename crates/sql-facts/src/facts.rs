@@ -414,7 +414,7 @@ pub struct StatementFacts {
     pub indirect: BTreeSet<Source>,
     /// Calls of functions, operators and casts.
     pub calls: Vec<Call>,
-    /// For UPDATE and DELETE, also inside CTEs: (location of the target, has an effective condition).
+    /// For UPDATE and DELETE, also inside CTEs and for each of them in a MERGE: (location of the target, has an effective condition).
     pub effective_where: Vec<(Oid, Action, bool)>,
     /// Changes rows somewhere (a data-modifying CTE below the top too).
     pub writes_data: bool,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use super::code::Operand;
-use super::types::{TypeEntry, TypeKind, TypeLayers};
+use super::types::{FIRST_USER_OID, TypeEntry, TypeKind, TypeLayers};
 use super::{Oid, SystemRelation};
 use crate::facts::FunctionClass;
 
@@ -40,8 +40,10 @@ pub(crate) enum Quiet {
 
 #[derive(Debug, Clone)]
 struct Operator {
+    /// 0 = prefix operator.
     left: Oid,
     right: Oid,
+    operands: [Oid; 2],
     function: Oid,
 }
 
@@ -49,6 +51,12 @@ struct Operator {
 struct Cast {
     implicit: bool,
     quiet: bool,
+}
+
+/// A function that a call may mean, and whether getting its arguments there never raises.
+pub(crate) struct Candidate<'b> {
+    pub(crate) function: &'b Function,
+    pub(crate) quiet_arguments: bool,
 }
 
 /// The built-ins of one server major.
@@ -126,18 +134,20 @@ impl Builtins {
             builtins.operators.entry(name).or_default().push(Operator {
                 left,
                 right,
+                operands: [left, right],
                 function,
             });
         }
         let quiet_casts = quiet_casts();
         for line in rows_of(CASTS, major) {
-            let [source, target, _function, context, _method] = line.as_slice() else {
+            let [source, target, _function, context, method] = line.as_slice() else {
                 continue;
             };
             let (Ok(source), Ok(target)) = (source.parse(), target.parse()) else {
                 continue;
             };
-            let quiet = quiet_casts.contains(&(source, target));
+            // Binary coercible: nothing is computed.
+            let quiet = *method == "b" || quiet_casts.contains(&(source, target));
             builtins.casts.insert(
                 (source, target),
                 Cast {
@@ -145,6 +155,13 @@ impl Builtins {
                     quiet,
                 },
             );
+        }
+        for (source, target) in quiet_casts {
+            // Through text, without an entry of its own.
+            builtins.casts.entry((source, target)).or_insert(Cast {
+                implicit: false,
+                quiet: true,
+            });
         }
         builtins.system = system_relations();
         builtins
@@ -161,7 +178,7 @@ impl Builtins {
         types: TypeLayers<'_>,
         name: &str,
         arguments: &[Operand],
-    ) -> impl Iterator<Item = &Function> {
+    ) -> impl Iterator<Item = Candidate<'_>> {
         let all = self.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
         let possible: Vec<&Function> = all
             .iter()
@@ -182,10 +199,25 @@ impl Builtins {
                     .zip(&function.arguments)
                     .all(|(a, t)| base_of(types, *a) == Some(*t))
         });
-        match exact {
-            Some(function) => vec![function].into_iter(),
-            None => possible.into_iter(),
-        }
+        let chosen = match exact {
+            Some(function) => vec![function],
+            None => self.most_exact(types, arguments, possible, |function| &function.arguments),
+        };
+        let quiet = |function: &Function| {
+            !function.variadic
+                && arguments
+                    .iter()
+                    .zip(&function.arguments)
+                    .all(|(a, t)| self.becomes_quietly(types, *a, *t))
+        };
+        let candidates: Vec<Candidate<'_>> = chosen
+            .into_iter()
+            .map(|function| Candidate {
+                function,
+                quiet_arguments: quiet(function),
+            })
+            .collect();
+        candidates.into_iter()
     }
 
     /// The functions behind the built-in operators that those operands may mean.
@@ -195,7 +227,7 @@ impl Builtins {
         name: &str,
         left: Option<Operand>,
         right: Operand,
-    ) -> impl Iterator<Item = &Function> {
+    ) -> impl Iterator<Item = Candidate<'_>> {
         let all = self.operators.get(name).map(Vec::as_slice).unwrap_or_default();
         let possible = all.iter().filter(|operator| match left {
             None => operator.left == 0 && self.accepts(types, right, operator.right),
@@ -217,29 +249,49 @@ impl Builtins {
             None => r.map(|r| (0, r)),
         };
         let exact = exact.and_then(|(l, r)| possible.iter().copied().find(|o| o.left == l && o.right == r));
-        let chosen = match exact {
-            Some(operator) => vec![operator],
-            None => possible,
+        let chosen = match (exact, left) {
+            (Some(operator), _) => vec![operator],
+            (None, Some(left)) => self.most_exact(types, &[left, right], possible, |o| &o.operands),
+            (None, None) => possible,
         };
-        chosen
+        let candidates: Vec<Candidate<'_>> = chosen
             .into_iter()
-            .filter_map(|operator| self.function(operator.function))
+            .filter_map(|operator| {
+                let quiet_arguments = left
+                    .is_none_or(|left| self.becomes_quietly(types, left, operator.left))
+                    && self.becomes_quietly(types, right, operator.right);
+                Some(Candidate {
+                    function: self.function(operator.function)?,
+                    quiet_arguments,
+                })
+            })
+            .collect();
+        candidates.into_iter()
     }
 
     /// A cast that never raises: both types are for certain.
-    pub(crate) fn quiet_cast(&self, types: TypeLayers<'_>, source: Operand, target: Oid) -> bool {
+    pub(crate) fn quiet_cast(
+        &self,
+        types: TypeLayers<'_>,
+        source: Operand,
+        target: Oid,
+        modifier: i32,
+    ) -> bool {
         let Operand::Typed(source) = source else {
             return false;
         };
         let Some((source, _)) = types.base(source, -1) else {
             return false;
         };
-        source.oid == target
-            || self
-                .casts
-                .get(&(source.oid, target))
-                .is_some_and(|cast| cast.quiet)
-            || matches!(target, TEXT | VARCHAR | BPCHAR) && quiet_output(types, source, 0)
+        let is_text = matches!(target, TEXT | VARCHAR | BPCHAR);
+        // An explicit cast cuts text to its length, but refuses a number that does not fit.
+        (modifier == -1 || is_text)
+            && (source.oid == target
+                || self
+                    .casts
+                    .get(&(source.oid, target))
+                    .is_some_and(|cast| cast.quiet)
+                || is_text && quiet_output(types, source, 0))
     }
 
     /// Comparing elements of these containers never raises.
@@ -261,17 +313,108 @@ impl Builtins {
         known
     }
 
+    /// The server keeps, of what is possible, the overloads that most of the known types match exactly. One with a
+    /// polymorphic parameter neither counts here nor is dropped: whether it fits is not certain.
+    fn most_exact<'o, T>(
+        &self,
+        types: TypeLayers<'_>,
+        operands: &[Operand],
+        possible: Vec<&'o T>,
+        parameters: impl Fn(&T) -> &[Oid],
+    ) -> Vec<&'o T> {
+        if operands.contains(&Operand::Unsure) {
+            return possible;
+        }
+        let bases: Vec<Option<Oid>> = operands.iter().map(|operand| base_of(types, *operand)).collect();
+        let exact = |item: &T| {
+            bases
+                .iter()
+                .zip(parameters(item))
+                .filter(|(base, p)| **base == Some(**p))
+                .count()
+        };
+        let certain = |item: &T| {
+            parameters(item)
+                .iter()
+                .all(|p| types.get(*p).is_some_and(|entry| entry.kind != TypeKind::Pseudo))
+        };
+        let most = possible
+            .iter()
+            .filter(|item| certain(item))
+            .map(|item| exact(item))
+            .max()
+            .unwrap_or(0);
+        possible
+            .into_iter()
+            .filter(|item| !certain(item) || exact(item) == most)
+            .collect()
+    }
+
+    /// The server brings that argument to the parameter's type without any chance to raise. An untyped literal is
+    /// read once, before there are rows.
+    fn becomes_quietly(&self, types: TypeLayers<'_>, argument: Operand, parameter: Oid) -> bool {
+        let pseudo = types
+            .get(parameter)
+            .is_some_and(|entry| entry.kind == TypeKind::Pseudo);
+        match argument {
+            Operand::Untyped => true,
+            Operand::Typed(_) => pseudo || self.quiet_cast(types, argument, parameter, -1),
+            Operand::Unsure => {
+                let into = self
+                    .casts
+                    .iter()
+                    .filter(|((_, target), cast)| *target == parameter && cast.implicit);
+                // pg_ndistinct, pg_dependencies, pg_mcv_list: only pg_statistic_ext_data holds such values.
+                let into = into.filter(|((source, _), _)| !matches!(source, 3361 | 3402 | 5017));
+                let mut sources = into.map(|((source, _), _)| Operand::Typed(*source));
+                sources.all(|source| self.quiet_cast(types, source, parameter, -1))
+            }
+        }
+    }
+
     fn accepts(&self, types: TypeLayers<'_>, argument: Operand, parameter: Oid) -> bool {
         let Some(base) = base_of(types, argument) else {
             return true;
         };
-        base == parameter
-            || types.get(parameter).is_none_or(|entry| entry.kind == TypeKind::Pseudo)
-            || self.casts.get(&(base, parameter)).is_some_and(|cast| cast.implicit)
-            // Casts from a type that the catalog does not know, or of a user's type: anything may be.
-            || types.get(base).is_none_or(|entry| !matches!(entry.kind, TypeKind::Base { user_code: false }))
+        if base == parameter
+            || self
+                .casts
+                .get(&(base, parameter))
+                .is_some_and(|cast| cast.implicit)
+        {
+            return true;
+        }
+        // Of a type that the catalog does not know, anything may be.
+        let Some(entry) = types.get(base) else { return true };
+        match parameter {
+            ANYARRAY | ANYCOMPATIBLEARRAY => {
+                matches!(entry.kind, TypeKind::Array { .. }) || matches!(base, INT2VECTOR | OIDVECTOR)
+            }
+            ANYENUM => entry.kind == TypeKind::Enum,
+            ANYRANGE | ANYCOMPATIBLERANGE => matches!(entry.kind, TypeKind::Range { .. }),
+            ANYMULTIRANGE | ANYCOMPATIBLEMULTIRANGE => matches!(entry.kind, TypeKind::Multirange { .. }),
+            RECORD => matches!(entry.kind, TypeKind::Composite { .. }),
+            // The other pseudo types take what they get. A user's base type may have casts of its own.
+            _ => {
+                types
+                    .get(parameter)
+                    .is_none_or(|parameter| parameter.kind == TypeKind::Pseudo)
+                    || matches!(entry.kind, TypeKind::Base { .. }) && base >= FIRST_USER_OID
+            }
+        }
     }
 }
+
+const INT2VECTOR: Oid = 22;
+const OIDVECTOR: Oid = 30;
+const RECORD: Oid = 2249;
+const ANYARRAY: Oid = 2277;
+const ANYENUM: Oid = 3500;
+const ANYRANGE: Oid = 3831;
+const ANYMULTIRANGE: Oid = 4537;
+const ANYCOMPATIBLEMULTIRANGE: Oid = 4538;
+const ANYCOMPATIBLEARRAY: Oid = 5078;
+const ANYCOMPATIBLERANGE: Oid = 5080;
 
 impl Function {
     fn takes(&self, arguments: usize) -> bool {
@@ -283,6 +426,62 @@ impl Function {
     }
 }
 
+/// A call whose first argument is that literal never raises for any value of that type in the other argument, though
+/// another literal might.
+pub(crate) fn quiet_with_literal(major: u16, name: &str, literal: &str, value: Oid) -> bool {
+    const DATE_FIELDS: [&str; 13] = [
+        "century",
+        "day",
+        "decade",
+        "dow",
+        "doy",
+        "epoch",
+        "isodow",
+        "isoyear",
+        "millennium",
+        "month",
+        "quarter",
+        "week",
+        "year",
+    ];
+    const TIME_FIELDS: [&str; 5] = ["hour", "minute", "second", "milliseconds", "microseconds"];
+    const INTERVAL_FIELDS: [&str; 8] = [
+        "century",
+        "day",
+        "decade",
+        "epoch",
+        "millennium",
+        "month",
+        "quarter",
+        "year",
+    ];
+    const TRUNCATES_BELOW_DAY: [&str; 5] = ["hour", "minute", "second", "milliseconds", "microseconds"];
+    let field = literal.to_ascii_lowercase();
+    let among = |fields: &[&str]| fields.contains(&field.as_str());
+    match (name, value) {
+        // Before 14, and always as date_part, a date goes through a timestamp, which may not hold it.
+        ("extract", DATE) => major >= 14 && among(&DATE_FIELDS),
+        ("extract" | "date_part", TIMESTAMP | TIMESTAMPTZ) => among(&DATE_FIELDS) || among(&TIME_FIELDS),
+        ("extract" | "date_part", TIME) => field == "epoch" || among(&TIME_FIELDS),
+        ("extract" | "date_part", INTERVAL) => among(&INTERVAL_FIELDS) || among(&TIME_FIELDS),
+        ("date_trunc", TIMESTAMP) => field == "day" || among(&TRUNCATES_BELOW_DAY),
+        _ => false,
+    }
+}
+
+/// A regular expression that cannot be wrong, and cannot be slow.
+pub(crate) fn is_quiet_pattern(pattern: &str) -> bool {
+    pattern.len() <= 256
+        && pattern
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || " %^$.".contains(c))
+}
+
+const DATE: Oid = 1082;
+const TIME: Oid = 1083;
+const TIMESTAMP: Oid = 1114;
+const TIMESTAMPTZ: Oid = 1184;
+const INTERVAL: Oid = 1186;
 const TEXT: Oid = 25;
 const VARCHAR: Oid = 1043;
 const BPCHAR: Oid = 1042;
@@ -582,6 +781,28 @@ mod whole {
     }
 
     impl Builtins {
+        /// The quiet functions of this major: (name, types of the arguments).
+        pub(crate) fn quiet_functions(&self) -> Vec<(&'static str, Vec<Oid>)> {
+            let named = self
+                .by_name
+                .iter()
+                .flat_map(|(name, places)| places.iter().map(move |place| (*name, place)));
+            let mut quiet: Vec<_> = named
+                .filter_map(|(name, place)| Some((name, self.list.get(*place)?)))
+                .filter(|(_, function)| function.quiet != Quiet::No)
+                .map(|(name, function)| (name, function.arguments.clone()))
+                .collect();
+            quiet.sort();
+            quiet
+        }
+        /// The quiet casts of this major that are not between text types alone.
+        pub(crate) fn quiet_casts(&self) -> Vec<(Oid, Oid)> {
+            self.casts
+                .iter()
+                .filter(|(_, cast)| cast.quiet)
+                .map(|(pair, _)| *pair)
+                .collect()
+        }
         pub(crate) fn lists(&self, relation: &crate::catalog::Relation) -> bool {
             self.system
                 .contains_key(&(relation.schema.as_str(), relation.name.as_str()))

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::builtins::{self, Builtins, Function, Quiet};
+use super::builtins::{self, Builtins, Candidate, Quiet};
 use super::types::{FIRST_USER_OID, TypeKind};
 use super::{CatalogView, CodeFacts, Oid, unlisted};
 use crate::facts::{FunctionClass, FunctionOrigin};
@@ -165,7 +165,7 @@ impl<'a> CatalogView<'a> {
             && let Some(entry) = self.resolve_type_entry(schema, name)
             && (entry.oid >= FIRST_USER_OID || found.is_empty())
         {
-            found.merge(self.cast_between(*argument, entry.oid));
+            found.merge(self.cast_between(*argument, entry.oid, -1));
         }
         self.with_implicit_casts(found, arguments.len())
     }
@@ -180,7 +180,16 @@ impl<'a> CatalogView<'a> {
         if let Some(function) = user {
             found.user(matches!(function.kind, 'a' | 'w'));
         } else if let Some(builtins) = self.builtins() {
-            found.builtin(false, builtins.function(oid).into_iter());
+            let function = builtins.function(oid);
+            found.builtin(
+                false,
+                function
+                    .map(|function| Candidate {
+                        function,
+                        quiet_arguments: true,
+                    })
+                    .into_iter(),
+            );
         }
         found.facts()
     }
@@ -240,13 +249,31 @@ impl<'a> CatalogView<'a> {
             Some(entry) => Some(entry.oid),
             None => None,
         };
-        oid.map_or_else(unlisted, |oid| self.cast_between(Operand::Unsure, oid))
+        oid.map_or_else(unlisted, |oid| self.cast_between(Operand::Unsure, oid, -1))
     }
-    /// The code that a cast to that type may run, where the type of what is cast is known.
-    pub fn cast_between(&self, source: Operand, target: Oid) -> CodeFacts {
+    /// The code that a cast to that type may run, where the type of what is cast is known. `modifier` is the target's,
+    /// -1 = none: `x::numeric(5,2)` may raise where `x::numeric` does not.
+    pub fn cast_between(&self, source: Operand, target: Oid, modifier: i32) -> CodeFacts {
         let mut found = Found::default();
-        self.cast_into(&mut found, source, target, 0);
+        self.cast_into(&mut found, source, target, modifier, 0);
         found.facts()
+    }
+    /// A call that is not quiet for every first argument is so for this literal: `extract` and `date_trunc` with their
+    /// field, `~` and its kin (as operator names) with their pattern as the literal. `value` is the type of the other
+    /// argument.
+    pub fn quiet_with_literal(&self, name: &str, literal: &str, value: Operand) -> bool {
+        let Operand::Typed(value) = value else {
+            return false;
+        };
+        let Some((base, _)) = self.types().base(value, -1) else {
+            return false;
+        };
+        match name {
+            "~" | "~*" | "!~" | "!~*" => {
+                matches!(base.oid, 25 | 1042 | 1043) && builtins::is_quiet_pattern(literal)
+            }
+            _ => builtins::quiet_with_literal(self.catalog.server_major, name, literal, base.oid),
+        }
     }
     /// A user-defined cast function may run by itself on a value of that type.
     pub fn casts_implicitly(&self, source: Oid) -> bool {
@@ -254,7 +281,7 @@ impl<'a> CatalogView<'a> {
         casts.any(|cast| cast.implicit && cast.function >= FIRST_USER_OID && cast.source == source)
     }
 
-    fn cast_into(&self, found: &mut Found, source: Operand, target: Oid, depth: usize) {
+    fn cast_into(&self, found: &mut Found, source: Operand, target: Oid, modifier: i32, depth: usize) {
         let layers = self.types();
         let (Some(entry), Some(builtins)) = (layers.get(target), self.builtins()) else {
             found.merge(unlisted());
@@ -287,21 +314,21 @@ impl<'a> CatalogView<'a> {
                 {
                     found.user(false);
                 }
-                found.plain(builtins.quiet_cast(layers, source, target));
+                found.plain(builtins.quiet_cast(layers, source, target, modifier));
             }
             TypeKind::Pseudo | TypeKind::Enum => found.plain(false),
-            TypeKind::Array { element } => self.cast_into(found, part, *element, depth + 1),
+            TypeKind::Array { element } => self.cast_into(found, part, *element, -1, depth + 1),
             TypeKind::Range { subtype, .. } => {
                 found.plain(false);
-                self.cast_into(found, part, *subtype, depth + 1);
+                self.cast_into(found, part, *subtype, -1, depth + 1);
             }
-            TypeKind::Multirange { range } => self.cast_into(found, part, *range, depth + 1),
+            TypeKind::Multirange { range } => self.cast_into(found, part, *range, -1, depth + 1),
             TypeKind::Composite { relation } => {
                 found.plain(false);
                 match self.relation(*relation) {
                     Some(relation) => {
                         for column in &relation.columns {
-                            self.cast_into(found, part, column.column_type.oid, depth + 1);
+                            self.cast_into(found, part, column.column_type.oid, -1, depth + 1);
                         }
                     }
                     None => found.merge(unlisted()),
@@ -320,7 +347,7 @@ impl<'a> CatalogView<'a> {
                 for check in checks {
                     found.merge(self.check_code(check));
                 }
-                self.cast_into(found, source, *base, depth + 1);
+                self.cast_into(found, source, *base, -1, depth + 1);
             }
         }
         if depth > 0 {
@@ -414,15 +441,19 @@ impl Found {
             relations: Vec::new(),
         });
     }
-    fn builtin<'b>(&mut self, quiet_elements: bool, functions: impl Iterator<Item = &'b Function>) {
-        for function in functions {
+    fn builtin<'b>(&mut self, quiet_elements: bool, candidates: impl Iterator<Item = Candidate<'b>>) {
+        for Candidate {
+            function,
+            quiet_arguments,
+        } in candidates
+        {
             self.merge(CodeFacts {
                 origin: FunctionOrigin::BuiltIn,
                 class: function.class,
                 quiet: match function.quiet {
                     Quiet::No => false,
-                    Quiet::Yes => true,
-                    Quiet::OfElements => quiet_elements,
+                    Quiet::Yes => quiet_arguments,
+                    Quiet::OfElements => quiet_arguments && quiet_elements,
                 },
                 aggregate: function.aggregate,
                 server_files: function.files,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::catalog::{Catalog, Column, Oid, Overlay, Persistence, Relation, RelationKind, SearchPath};
-use crate::facts::{OutputColumn, SessionEffect, Source, StatementKind};
+use crate::facts::{Action, OutputColumn, SessionEffect, Source, StatementKind};
 
 /// Tables `t(id, name, email, amt)` with key id, `u(id, t_id, note)`, `s.t(id, x)`, view `v(id, email)`.
 pub(super) struct World {
@@ -579,6 +579,38 @@ fn writes() {
         &["Select t(email)"],
         &["email=t.email:id"],
         "",
+    );
+}
+
+#[test]
+fn a_merge_restricts_by_its_on_or_by_its_when() {
+    let world = World::new();
+    let effective = |merge: &str| {
+        let facts = world.facts(&format!("MERGE INTO t USING u ON {merge}"));
+        let found = facts.effective_where.iter();
+        found
+            .map(|(_, action, effective)| (*action, *effective))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        effective("true WHEN MATCHED THEN DELETE"),
+        [(Action::Delete, false)]
+    );
+    assert_eq!(
+        effective("t.id = t.id WHEN MATCHED THEN UPDATE SET name = 'x'"),
+        [(Action::Update, false)]
+    );
+    assert_eq!(
+        effective("u.t_id = t.id WHEN MATCHED THEN DELETE"),
+        [(Action::Delete, true)]
+    );
+    assert_eq!(
+        effective("true WHEN MATCHED AND t.id = 1 THEN DELETE"),
+        [(Action::Delete, true)]
+    );
+    assert_eq!(
+        effective("u.t_id = t.id WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN NOT MATCHED THEN DO NOTHING"),
+        [(Action::Delete, false)]
     );
 }
 

@@ -67,7 +67,7 @@ const DAY: [Act; 13] = [
     },
     Act {
         says: "A better schema. (DDL)",
-        sql: "DROP TABLE customers",
+        sql: "DROP TABLE customers CASCADE",
         outcome: Outcome::Refused,
     },
     Act {
@@ -218,4 +218,44 @@ fn table(messages: &[SimpleQueryMessage]) -> String {
         out.push_str(&format!("   {}\n", cells.join("  ").trim_end()));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::{DATABASE, server::Server, tests::TestPlace};
+
+    /// Without the sidecar every act runs, and shows what it is to hide: what the demo shows is the policy's doing.
+    #[tokio::test]
+    async fn without_a_policy_everything_runs() {
+        let test = TestPlace::new();
+        let place = &test.place;
+        let server = Server::start(&place.folder, &mut place.processes()).unwrap();
+        server.load_shop(DATABASE).unwrap();
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(server.socket())
+            .port(server.port())
+            .user("postgres")
+            .dbname(DATABASE);
+        let (client, connection) = config.connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        for act in &DAY {
+            if act.outcome == Outcome::Refused {
+                client
+                    .batch_execute(&format!("BEGIN; {}; ROLLBACK", act.sql))
+                    .await
+                    .unwrap();
+                continue;
+            }
+            let text = match act.sql.starts_with("COPY") {
+                true => copy(&client, act.sql).await.unwrap(),
+                false => table(&client.simple_query(act.sql).await.unwrap()),
+            };
+            if let Outcome::Without(secret) = act.outcome {
+                assert!(text.contains(secret), "{}\n{text}", act.sql);
+            }
+        }
+        assert_eq!(place.processes().stop().unwrap(), 1);
+    }
 }

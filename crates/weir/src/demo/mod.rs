@@ -262,17 +262,37 @@ fn is_ready(port: u16) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A place of a test's own; what runs in it ends with the test, however that ends.
+    pub(super) struct TestPlace {
+        pub(super) place: Place,
+        _top: tempfile::TempDir,
+    }
+
+    impl TestPlace {
+        pub(super) fn new() -> Self {
+            let top = tempfile::tempdir().unwrap();
+            // The server's user must be able to pass through.
+            std::fs::set_permissions(top.path(), PermissionsExt::from_mode(0o711)).unwrap();
+            let place = Place {
+                folder: top.path().join("demo"),
+            };
+            place.make().unwrap();
+            Self { place, _top: top }
+        }
+    }
+
+    impl Drop for TestPlace {
+        fn drop(&mut self) {
+            let _ = self.place.processes().stop();
+        }
+    }
 
     #[test]
     fn what_was_started_is_ended_and_nothing_else() {
-        let top = tempfile::tempdir().unwrap();
-        let place = Place {
-            folder: top.path().join("demo"),
-        };
-        place.make().unwrap();
-        // As the server's user must, everybody may pass through.
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-        std::fs::set_permissions(top.path(), open).unwrap();
+        let test = TestPlace::new();
+        let place = &test.place;
         let server = server::Server::start(&place.folder, &mut place.processes()).unwrap();
         server.load_shop(DATABASE).unwrap();
 

@@ -2,6 +2,7 @@
 
 mod lists;
 mod load;
+mod quiet;
 
 use test_support::{Database, shared_postgres};
 

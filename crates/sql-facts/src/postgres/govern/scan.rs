@@ -82,6 +82,8 @@ enum Area {
     Open,
     /// The same, over the keys of a grouped query.
     Grouped,
+    /// The same, where a CASE would take away what the server needs (FULL JOIN must be hashable): a barrier instead.
+    Bare,
 }
 
 pub(super) struct Scanner<'a> {
@@ -338,7 +340,8 @@ impl<'a> Scanner<'a> {
                 let mut below = Some(Vec::new());
                 self.item(join.larg(), hidden || aliased.is_some(), &mut below)?;
                 self.item(join.rarg(), hidden || aliased.is_some(), &mut below)?;
-                self.expression(join.quals(), Area::Open)?;
+                let full = join.jointype == nodes::JoinType::JOIN_FULL;
+                self.expression(join.quals(), if full { Area::Bare } else { Area::Open })?;
                 if join.is_natural || !join.using_clause().is_empty() {
                     self.out.joined_by_name = true;
                     below = None;
@@ -507,6 +510,10 @@ impl<'a> Scanner<'a> {
         }
         if filtered.is_empty() {
             return area;
+        }
+        if area == Area::Bare {
+            self.out.barrier.extend(filtered);
+            return Area::Free;
         }
         if area == Area::Grouped {
             if !self.holds_aggregate(node) {

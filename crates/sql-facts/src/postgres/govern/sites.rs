@@ -186,7 +186,9 @@ impl Sites {
         extras: Option<&Extras>,
     ) -> Result<String, CannotGovern> {
         let relation = job.relation(index)?;
-        let all = range.needs_all_columns || !range.column_aliases.is_empty();
+        // Names that an alias gives to columns go by position.
+        let all =
+            range.needs_all_columns || !range.column_aliases.is_empty() || self.scan.hidden.contains(&index);
         let mut list: Vec<String> = Vec::new();
         for column in &relation.columns {
             if all || range.used_columns.contains(&column.number) {

@@ -287,9 +287,23 @@ impl<'v> Resolver<'v> {
                 level: Some(&level),
                 ..env
             };
+            // ON picks the rows that match; BY SOURCE takes all that do not.
+            let mut effective = match when.matched {
+                MatchKind::Matched => on.condition.restricts,
+                MatchKind::NotMatchedBySource | MatchKind::NotMatchedByTarget => false,
+            };
             if let Some(condition) = &when.condition {
                 let condition = self.expr(condition, inner, Clause::MergeWhen)?;
                 self.decides(&condition.lineage, Transformation::Filter);
+                effective |= condition.condition.restricts;
+            }
+            let action = match &when.action {
+                WhenAction::Delete => Some(Action::Delete),
+                WhenAction::Update(_) => Some(Action::Update),
+                WhenAction::Insert(..) | WhenAction::Nothing => None,
+            };
+            if let (Some(relation), Some(action)) = (relation, action) {
+                self.effective_where.push((relation.oid, action, effective));
             }
             self.when(write, relation, &when.action, inner)?;
         }
