@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use row_masking::{Mask, MaskForm};
-use sql_facts::facts::{Call, Transformation};
+use sql_facts::facts::{Call, CallSyntax, Transformation};
 use sql_facts::{
     AttNum, Catalog, CatalogView, Oid, Overlay, Relation, RelationKind, SearchPath, StatementFacts,
 };
@@ -543,8 +543,8 @@ impl<'a> Binding<'a> {
             |_, typing| match typing {
                 Typing::Cast => Some("NULL".to_owned()),
                 Typing::Column(column) => {
-                    let column = relation.column(filter.renames.get(column).unwrap_or(column))?;
-                    Some(format!("NULL::{}", column.column_type.sql))
+                    relation.column(filter.renames.get(column).unwrap_or(column))?;
+                    Some("NULL".to_owned())
                 }
             },
             |column| filter.renames.get(column).cloned(),
@@ -558,7 +558,11 @@ impl<'a> Binding<'a> {
         };
         let probe = format!("SELECT 1 FROM {} WHERE {text}", table.sql());
         let facts = read_text(&probe, self.catalog, &SearchPath(Vec::new()))?;
-        if let Some(loud) = facts.calls.iter().find(|call| !call.quiet) {
+        if let Some(loud) = facts
+            .calls
+            .iter()
+            .find(|call| !call.quiet && !casts_constant(call, &probe))
+        {
             return Err(format!(
                 "{} can fail or speak about rows that the filter hides; only quiet built-in code may stand there",
                 loud.name
@@ -1053,6 +1057,14 @@ pub(crate) fn strictest_form(masks: &[&BoundMask], column: &row_masking::ColumnT
     row_masking::form(mask, column)
         .or_else(|_| row_masking::form(&Mask::Null, column))
         .ok()
+}
+
+/// A cast of a literal or claim speaks of no row.
+fn casts_constant(call: &Call, text: &str) -> bool {
+    let before = usize::try_from(call.location).ok().and_then(|at| text.get(..at));
+    call.syntax == CallSyntax::Cast
+        && before
+            .is_some_and(|before| before.trim_end().ends_with(['\'']) || before.trim_end().ends_with("NULL"))
 }
 
 /// Reads a text of ours against the shared catalog.

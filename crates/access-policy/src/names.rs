@@ -167,7 +167,7 @@ pub fn column_name(text: &str) -> Result<ColumnName, String> {
 }
 
 /// The identifiers of a dotted name, unquoted ones in lower case as the server does.
-fn identifiers(text: &str) -> Result<Vec<String>, String> {
+pub(crate) fn identifiers(text: &str) -> Result<Vec<String>, String> {
     let mut parts = Vec::new();
     let mut rest = text;
     loop {

@@ -182,3 +182,29 @@ pub(crate) fn built_in(rule: &str) -> RuleRef {
         rule: rule.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Why;
+
+    #[test]
+    fn every_code_is_one_reason_and_has_its_page() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/refusals");
+        let mut seen = std::collections::BTreeSet::new();
+        for why in Why::ALL {
+            let (code, sqlstate, mend) = why.entry();
+            assert!(seen.insert(code), "{why:?} has the code of another");
+            assert!((1..100).contains(&code) && sqlstate.len() == 5 && !mend.is_empty());
+            let page = folder.join(format!("WEIR-{code:03}.md"));
+            let text = std::fs::read_to_string(&page).unwrap_or_default();
+            for part in [
+                &format!("# WEIR-{code:03}"),
+                "## What to check",
+                "## The mend",
+                sqlstate,
+            ] {
+                assert!(text.contains(part), "{} lacks {part:?}", page.display());
+            }
+        }
+    }
+}

@@ -19,4 +19,6 @@ pub mod postgres;
 pub use catalog::{AttNum, Catalog, CatalogView, Column, Oid, Overlay, Relation, RelationKind, SearchPath};
 pub use facts::{StatementFacts, StatementKind, Unreadable};
 pub use plan::{CannotGovern, Governed, Plan, RelationPlan};
-pub use postgres::{Parsed, ParsedStatement, StatementKey, govern, parse, read, statement_key};
+pub use postgres::{
+    Parsed, ParsedStatement, StatementKey, govern, parse, print, print_filter, read, statement_key,
+};

@@ -1,1 +1,3 @@
+mod decisions;
 mod manifests;
+mod world;

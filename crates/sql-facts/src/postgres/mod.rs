@@ -11,7 +11,7 @@ mod parse;
 mod resolve;
 mod scope;
 
-pub use govern::govern;
+pub use govern::{govern, print, print_filter};
 pub use key::{StatementKey, statement_key};
 pub use parse::{DEPTH_MAX, TEXT_MAX_BYTES, parse};
 

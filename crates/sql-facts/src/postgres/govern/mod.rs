@@ -238,3 +238,29 @@ impl<'a> Job<'a> {
         self.range(left)
     }
 }
+
+/// One of our own texts as governed texts are printed, for whoever looks for a piece of it in one.
+///
+/// # Errors
+/// [`CannotGovern`] where it does not parse or print.
+pub fn print(text: &str) -> Result<String, CannotGovern> {
+    let trouble = |what: &str| CannotGovern::Impossible(format!("a piece of SQL cannot be printed: {what}"));
+    let parsed = pg_raw_parse::parse(text).map_err(|error| trouble(&error.to_string()))?;
+    let mut statements = parsed.iter();
+    match (statements.next(), statements.next()) {
+        (Some(statement), None) => brackets::print(statement, text),
+        _ => Err(trouble("it is not one statement")),
+    }
+}
+
+/// A row filter's condition as `govern` writes it, over columns with that qualifier.
+///
+/// # Errors
+/// [`CannotGovern`] where the predicate cannot be used on that relation.
+pub fn print_filter(
+    relation: &Relation,
+    filter: &crate::plan::RowFilter,
+    qualifier: Option<&str>,
+) -> Result<String, CannotGovern> {
+    names::predicate(relation, filter, qualifier)
+}
