@@ -27,6 +27,8 @@ mod server;
 mod session;
 mod speech;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use describe::{Description, OutputDescription};
 pub use judge::{Judge, Judged};

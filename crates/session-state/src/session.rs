@@ -235,6 +235,8 @@ impl Session {
             return;
         }
         client::handle(self, message, judge, out);
+        // What it waits for may be there already.
+        self.progress(judge, out);
     }
 
     /// A piece of the body of a streamed message of the client.
