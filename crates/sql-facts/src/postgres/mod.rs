@@ -72,7 +72,15 @@ impl fmt::Debug for ParsedStatement {
 /// # Errors
 /// [`Unreadable`], with a reason; never a guess.
 pub fn read(statement: &ParsedStatement, view: CatalogView<'_>) -> Result<StatementFacts, Unreadable> {
-    let (lowered, parameters) = lower::lower(statement.node())?;
+    // The library's accessors panic on nodes they did not expect (a list of another kind, a string that is no
+    // UTF-8). Such a statement is not read; nothing of ours is left half changed, because all of it is local.
+    let lowered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lower::lower(statement.node())))
+        .unwrap_or_else(|_| {
+            Err(Unreadable::NotBuilt(
+                "a tree that its own library cannot walk".to_owned(),
+            ))
+        });
+    let (lowered, parameters) = lowered?;
     let mut facts = resolve::resolve(&lowered, parameters, view)?;
     facts.span = statement.span.clone();
     // A text that the lexer cannot follow is described by its kind alone, so that no literal is kept.

@@ -19,7 +19,8 @@ impl World {
         let mut catalog = Catalog::builtins(15).expect("the built-ins of PostgreSQL 15 are there");
         let overlay = Overlay::default();
         let path = SearchPath(vec!["pg_catalog".to_owned(), "public".to_owned()]);
-        let tables: [(Oid, &str, &str, RelationKind, &[(&str, &str)]); 5] = [
+        type Table<'t> = (Oid, &'t str, &'t str, RelationKind, &'t [(&'t str, &'t str)]);
+        let tables: [Table<'_>; 5] = [
             (
                 20001,
                 "public",
@@ -998,5 +999,85 @@ fn the_session_is_followed() {
     assert_eq!(
         world.outputs("CREATE TABLE x (a) AS SELECT email FROM t"),
         ["a=t.email:id"]
+    );
+}
+
+/// Runs as the sidecar's judging threads do.
+fn on_a_judging_thread(work: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new()
+        .stack_size(64 << 20)
+        .spawn(work)
+        .expect("a thread can be started");
+    assert!(thread.join().is_ok(), "a judging thread must not die");
+}
+
+#[test]
+fn nesting_is_bounded() {
+    on_a_judging_thread(|| {
+        let world = World::new();
+        let shapes: [(&str, &str, &str, &str); 17] = [
+            ("SELECT 1", "+1", "", ""),
+            ("SELECT ", "(", "1", ")"),
+            ("SELECT ", "abs(", "1", ")"),
+            ("SELECT ", "NOT ", "true", ""),
+            ("SELECT ", "- ", "1", ""),
+            ("SELECT ", "CASE WHEN true THEN ", "1", " END"),
+            ("SELECT ", "(SELECT ", "1", ")"),
+            ("SELECT ", "ARRAY[", "1", "]"),
+            ("SELECT ", "coalesce(1, ", "1", ")"),
+            ("SELECT ", "ROW(1, ", "1", ")"),
+            ("SELECT 1", "::int", "", ""),
+            ("SELECT * FROM ", "(SELECT * FROM ", "t", ") q"),
+            ("SELECT 1 FROM t a0", " CROSS JOIN t", "", ""),
+            ("SELECT 1", " UNION SELECT 1", "", ""),
+            (
+                "SELECT 1 FROM t WHERE ",
+                "id IN (SELECT t_id FROM u WHERE ",
+                "true",
+                ")",
+            ),
+            ("", "WITH q AS (", "SELECT 1", ") SELECT 1"),
+            ("SELECT ", "true AND (false OR ", "true", ")"),
+        ];
+        for (start, open, middle, close) in shapes {
+            for depth in [900, 9_000, 100_000] {
+                let sql = format!("{start}{}{middle}{}", open.repeat(depth), close.repeat(depth));
+                let read = world.read(&sql);
+                let fine = match &read {
+                    Ok(_) | Err(Unreadable::TooComplex(_)) => true,
+                    // Chains of the same table clash on its name, and nothing is said of deeper ones.
+                    Err(Unreadable::UnknownName(_)) => depth < 10_000,
+                    Err(Unreadable::Syntax { .. } | Unreadable::NotBuilt(_)) => false,
+                };
+                assert!(fine, "{start}{open} {depth}: {:?}", read.err());
+            }
+        }
+    });
+}
+
+#[test]
+fn what_the_library_cannot_walk_is_refused() {
+    let world = World::new();
+    for sql in [
+        "SELECT E'\\xff'",
+        "SELECT E'\\xc3'",
+        "SELECT \"é\" FROM t",
+        "CREATE STATISTICS x ON a, b FROM (SELECT 1) q",
+        "CREATE STATISTICS x ON a, b FROM t JOIN u ON true",
+        "GRANT EXECUTE ON FUNCTION f(int) TO bob",
+        "GRANT USAGE ON SCHEMA a, b TO bob",
+        "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO bob",
+        "SELECT U&'\\0441' UESCAPE '!'",
+    ] {
+        // Only that it answers.
+        let _ = world.read(sql).map_err(|error| eprintln!("{sql}: {error}"));
+    }
+    let long = "é".repeat(100);
+    let truncated = world
+        .read(&format!("SELECT 1 AS \"{long}\""))
+        .expect("a long name is cut as the server cuts it");
+    assert_eq!(
+        truncated.output.first().map(|column| column.name.clone()),
+        Some("é".repeat(31))
     );
 }

@@ -13,6 +13,7 @@ use crate::form::{
     Query, Returning, Sample, Select, SetOperator, Source, TableFunction, TargetColumn, When, WhenAction,
     With, Write, WriteKind,
 };
+use crate::postgres::parse::DEPTH_MAX;
 
 impl Lower {
     /// A SELECT, VALUES or data-modifying statement.
@@ -82,6 +83,11 @@ impl Lower {
             let (Some(left), Some(right)) = (current.larg(), current.rarg()) else {
                 return Err(refuse(Node::SelectStmt(current), "a set operation"));
             };
+            if branches.len() >= DEPTH_MAX {
+                return Err(Unreadable::TooComplex(format!(
+                    "more than {DEPTH_MAX} set operations in a chain"
+                )));
+            }
             branches.push((operator, self.query(Node::SelectStmt(right))?));
             let bare = left.op != SetOperation::SETOP_NONE
                 && left.with_clause().is_none()
@@ -244,16 +250,35 @@ impl Lower {
         })
     }
 
+    /// A chain of joins leans to the left: it is followed without recursion.
     #[inline(never)]
     fn join(&mut self, node: &nodes::JoinExpr) -> Lowered<Source> {
+        let mut chain = vec![node];
+        let mut leftmost = node.larg();
+        while let Node::JoinExpr(inner) = leftmost {
+            if chain.len() >= DEPTH_MAX {
+                return Err(Unreadable::TooComplex(format!(
+                    "more than {DEPTH_MAX} joins in a chain"
+                )));
+            }
+            chain.push(inner);
+            leftmost = inner.larg();
+        }
+        let mut source = self.source(leftmost)?;
+        for join in chain.into_iter().rev() {
+            source = self.join_to(source, join)?;
+        }
+        Ok(source)
+    }
+
+    fn join_to(&mut self, left: Source, node: &nodes::JoinExpr) -> Lowered<Source> {
         let kind = match node.jointype {
             JoinType::JOIN_INNER => JoinKind::Inner,
             JoinType::JOIN_LEFT => JoinKind::Left,
-            JoinType::JOIN_RIGHT => JoinKind::Right,
             JoinType::JOIN_FULL => JoinKind::Full,
+            JoinType::JOIN_RIGHT => JoinKind::Right,
             _ => return Err(refuse(Node::JoinExpr(node), "FROM")),
         };
-        let left = self.source(node.larg())?;
         let right = self.source(node.rarg())?;
         let on = self.optional(node.quals())?;
         Ok(Source::Join(Box::new(Join {

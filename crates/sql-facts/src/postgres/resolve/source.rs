@@ -1,5 +1,6 @@
 //! FROM lists: what each source offers.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::expr::{derived, equals};
@@ -214,6 +215,7 @@ impl<'v> Resolver<'v> {
         self.pending_cte(scope, position, pending)
     }
 
+    /// A chain of joins leans to the left: it is followed without recursion.
     #[inline(never)]
     fn join<'q>(
         &mut self,
@@ -223,17 +225,37 @@ impl<'v> Resolver<'v> {
         nullable: bool,
         clause: Clause,
     ) -> Resolved<Offered> {
-        let (left_nullable, right_nullable) = match join.kind {
-            JoinKind::Inner => (false, false),
-            JoinKind::Left => (false, true),
-            JoinKind::Right => (true, false),
-            JoinKind::Full => (true, true),
-        };
-        let left_side = self.source(&join.left, env, left, nullable || left_nullable, clause)?;
+        let mut chain = Vec::new();
+        let mut current = join;
+        let mut nullable = nullable;
+        loop {
+            chain.push((current, nullable));
+            nullable |= matches!(current.kind, JoinKind::Right | JoinKind::Full);
+            match &current.left {
+                Source::Join(inner) => current = inner,
+                _ => break,
+            }
+        }
+        let mut offered = self.source(&current.left, env, left, nullable, clause)?;
+        for (join, nullable) in chain.into_iter().rev() {
+            offered = self.join_to(offered, join, env, left, nullable, clause)?;
+        }
+        Ok(offered)
+    }
+
+    fn join_to<'q>(
+        &mut self,
+        left_side: Offered,
+        join: &'q Join,
+        env: Env<'_, 'q>,
+        left: &[&[Entry]],
+        nullable: bool,
+        clause: Clause,
+    ) -> Resolved<Offered> {
+        let right_nullable = nullable || matches!(join.kind, JoinKind::Left | JoinKind::Full);
         let mut seen: Vec<&[Entry]> = left.to_vec();
         seen.push(&left_side.entries);
-        let right_side = self.source(&join.right, env, &seen, nullable || right_nullable, clause)?;
-        let own = self.join_columns(join, &left_side.entries, &right_side.entries)?;
+        let right_side = self.source(&join.right, env, &seen, right_nullable, clause)?;
 
         let mut condition = Condition::all_of([left_side.condition, right_side.condition]);
         if let Some(on) = &join.on {
@@ -255,17 +277,20 @@ impl<'v> Resolver<'v> {
             }
         }
 
-        let mut entries = Vec::new();
-        let JoinColumns { mut entry, merged } = own;
+        let mut entries = left_side.entries;
+        let left_own = own_entry(&mut entries)?;
+        let mut right_entries = right_side.entries;
+        let right_own = own_entry(&mut right_entries)?;
+        entries.extend(right_entries);
+        let JoinColumns { mut entry, merged } = self.join_columns(join, left_own, right_own)?;
         match &join.alias {
             // An alias hides everything inside.
             Some(alias) => {
+                entries.clear();
                 entry.name = Some(alias.name.clone());
                 entry.rename(&alias.columns);
             }
             None => {
-                entries.extend(left_side.entries);
-                entries.extend(right_side.entries);
                 for inner in &mut entries {
                     inner.bare = false;
                 }
@@ -283,33 +308,25 @@ impl<'v> Resolver<'v> {
         Ok(Offered { entries, condition })
     }
 
-    fn join_columns(&mut self, join: &Join, left: &[Entry], right: &[Entry]) -> Resolved<JoinColumns> {
-        let (Some(left), Some(right)) = (left.last(), right.last()) else {
-            return Err(Unreadable::NotBuilt("a join of nothing".to_owned()));
-        };
+    fn join_columns(&mut self, join: &Join, left: Entry, right: Entry) -> Resolved<JoinColumns> {
         let mut names = join.using.clone();
         if join.natural {
-            for side in [left, right] {
+            for side in [&left, &right] {
                 if let Some(reason) = &side.unknown {
                     return Err(Unreadable::UnknownName(reason.clone()));
                 }
             }
-            names = left
-                .fields
-                .iter()
-                .map(|field| field.name.clone())
-                .filter(|name| right.fields.iter().any(|field| field.name == *name))
+            let of_right: HashSet<&str> = right.fields.iter().map(|field| field.name.as_str()).collect();
+            let common = left.fields.iter().map(|field| &field.name);
+            names = common
+                .filter(|name| of_right.contains(name.as_str()))
+                .cloned()
                 .collect();
-        }
-        let mut entry = Entry::new(None);
-        entry.covers = left.covers.iter().chain(&right.covers).copied().collect();
-        if join.natural || !names.is_empty() {
-            self.needs_all_columns(&entry.covers);
         }
         let mut merged = Vec::new();
         for name in &names {
-            let left_field = self.using_field(left, name)?;
-            let right_field = self.using_field(right, name)?;
+            let left_field = self.using_field(&left, name)?;
+            let right_field = self.using_field(&right, name)?;
             self.note_operator(-1, &equals(), 2);
             for field in [&left_field, &right_field] {
                 self.decides(&field.lineage, Transformation::Join);
@@ -333,18 +350,9 @@ impl<'v> Resolver<'v> {
                 }
             });
         }
-        let rest = |side: &Entry| {
-            side.fields
-                .iter()
-                .filter(|field| !names.contains(&field.name))
-                .cloned()
-                .collect::<Vec<_>>()
-        };
-        entry.fields.clone_from(&merged);
-        entry.fields.extend(rest(left));
-        entry.fields.extend(rest(right));
+        let mut entry = Entry::new(None);
         entry.target = left.target || right.target;
-        for side in [left, right] {
+        for side in [&left, &right] {
             if let Some(open) = &side.open {
                 let mut together = entry
                     .open
@@ -355,6 +363,15 @@ impl<'v> Resolver<'v> {
                 entry.open = Some(Rc::new(together));
                 entry.unknown = entry.unknown.take().or_else(|| side.unknown.clone());
             }
+        }
+        entry.covers = left.covers;
+        entry.covers.extend(right.covers);
+        entry.fields = left.fields;
+        entry.fields.extend(right.fields);
+        if join.natural || !names.is_empty() {
+            self.needs_all_columns(&entry.covers);
+            entry.fields.retain(|field| !names.contains(&field.name));
+            entry.fields.splice(0..0, merged.iter().cloned());
         }
         Ok(JoinColumns { entry, merged })
     }
@@ -561,6 +578,17 @@ impl<'v> Resolver<'v> {
         }
         self.needs_all_columns(&ranges);
         Ok((fields, ranges))
+    }
+}
+
+/// The entry that stands for a side of a join: its columns move into the join's own. A mention of a relation stays
+/// in reach by its name; a join inside has none.
+fn own_entry(entries: &mut Vec<Entry>) -> Resolved<Entry> {
+    match entries.last() {
+        Some(last) if last.named => Ok(last.clone()),
+        Some(_) | None => entries
+            .pop()
+            .ok_or_else(|| Unreadable::NotBuilt("a join of nothing".to_owned())),
     }
 }
 
