@@ -34,6 +34,8 @@ pub(crate) struct TypeRef {
     pub(crate) name: Name,
     /// An array of it.
     pub(crate) array: bool,
+    /// A length, precision or other modifier is written.
+    pub(crate) modified: bool,
     /// `t.c%TYPE`: the name is a column, not a type.
     pub(crate) of_column: bool,
     /// Where.
@@ -76,7 +78,8 @@ pub(crate) enum Constant {
 #[derive(Debug)]
 pub(crate) enum ExprKind {
     Constant(Constant),
-    Parameter,
+    /// `$n`
+    Parameter(u16),
     /// A name with dots; `star` where it ends in `*`.
     Column {
         parts: Vec<String>,
@@ -621,7 +624,7 @@ impl Expr {
                 ExprKind::Row(_) => Some("row"),
                 ExprKind::Grouping(_) => Some("grouping"),
                 ExprKind::Constant(_)
-                | ExprKind::Parameter
+                | ExprKind::Parameter(_)
                 | ExprKind::Operator(_)
                 | ExprKind::And(_)
                 | ExprKind::Or(_)

@@ -88,6 +88,7 @@ impl Lower {
         Ok(TypeRef {
             name,
             array: !node.array_bounds().is_empty(),
+            modified: !node.typmods().is_empty(),
             of_column,
             location: node.location,
         })

@@ -19,7 +19,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::catalog::CatalogView;
+use crate::catalog::{CatalogView, Oid};
 use crate::facts::{StatementFacts, Unreadable};
 
 /// A text that the grammar accepts, with its trees. Shared between reading and governing, never parsed twice.
@@ -72,6 +72,19 @@ impl fmt::Debug for ParsedStatement {
 /// # Errors
 /// [`Unreadable`], with a reason; never a guess.
 pub fn read(statement: &ParsedStatement, view: CatalogView<'_>) -> Result<StatementFacts, Unreadable> {
+    read_with_types(statement, &[], view)
+}
+
+/// The same, where the client's Parse gave its parameters types (OIDs, 0 = none): they choose among operators and
+/// functions of one name.
+///
+/// # Errors
+/// [`Unreadable`], with a reason; never a guess.
+pub fn read_with_types(
+    statement: &ParsedStatement,
+    parameter_types: &[Oid],
+    view: CatalogView<'_>,
+) -> Result<StatementFacts, Unreadable> {
     // The library's accessors panic on nodes they did not expect (a list of another kind, a string that is no
     // UTF-8). Such a statement is not read; nothing of ours is left half changed, because all of it is local.
     let lowered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lower::lower(statement.node())))
@@ -81,7 +94,7 @@ pub fn read(statement: &ParsedStatement, view: CatalogView<'_>) -> Result<Statem
             ))
         });
     let (lowered, parameters) = lowered?;
-    let mut facts = resolve::resolve(&lowered, parameters, view)?;
+    let mut facts = resolve::resolve(&lowered, parameters, parameter_types, view)?;
     facts.span = statement.span.clone();
     // A text that the lexer cannot follow is described by its kind alone, so that no literal is kept.
     facts.normalized =

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use super::lineage::{Lineage, Solved, settle};
 use super::parse::DEPTH_MAX;
 use super::scope::{Entry, Env, Field, Level};
-use crate::catalog::{AttNum, CatalogView, CodeFacts, Oid, RelationKind, unlisted};
+use crate::catalog::{AttNum, CatalogView, CodeFacts, Oid, Operand, RelationKind, unlisted};
 use crate::facts::{
     Action, Call, CallSyntax, Clause, ColumnId, ColumnUse, FunctionClass, FunctionOrigin, OutputColumn,
     RangeRole, RangeUse, RefTarget, SessionEffect, StatementFacts, TableAction, Transformation, Unreadable,
@@ -23,12 +23,23 @@ use crate::form::{Location, Name, RelationRef, Statement, TypeRef};
 type Resolved<T> = Result<T, Unreadable>;
 
 /// Resolves a lowered statement. `span` and `normalized` are left for the caller.
+///
+/// `types` are those that the client gave its parameters, 0 = none.
 pub(crate) fn resolve(
     statement: &Statement,
     parameters: u16,
+    types: &[Oid],
     view: CatalogView<'_>,
 ) -> Resolved<StatementFacts> {
     let mut resolver = Resolver::new(view);
+    let given = |oid: &Oid| {
+        if *oid == 0 {
+            Operand::Untyped
+        } else {
+            Operand::Typed(*oid)
+        }
+    };
+    resolver.parameters = types.iter().map(given).collect();
     resolver.statement(statement)?;
     Ok(resolver.finish(statement, parameters))
 }
@@ -36,6 +47,8 @@ pub(crate) fn resolve(
 struct Resolver<'v> {
     view: CatalogView<'v>,
     depth: usize,
+    /// Types of parameters, as far as the client gave them.
+    parameters: Vec<Operand>,
     actions: Vec<TableAction>,
     outputs: Vec<RawOutput>,
     indirect: Lineage,
@@ -76,6 +89,7 @@ impl<'v> Resolver<'v> {
         Self {
             view,
             depth: 0,
+            parameters: Vec::new(),
             actions: Vec::new(),
             outputs: Vec::new(),
             indirect: Lineage::default(),
@@ -133,6 +147,15 @@ impl<'v> Resolver<'v> {
         let result = inner(self);
         self.depth -= 1;
         result
+    }
+
+    /// The type of `$number`; the server finds one for a parameter that has none.
+    fn parameter(&self, number: u16) -> Operand {
+        let index = usize::from(number).checked_sub(1);
+        index
+            .and_then(|index| self.parameters.get(index))
+            .copied()
+            .unwrap_or(Operand::Untyped)
     }
 
     /// The relation that a mention means, and its action.
@@ -231,6 +254,7 @@ impl<'v> Resolver<'v> {
                             column: column.number,
                         })),
                         row: None,
+                        kind: Operand::Typed(column.column_type.oid),
                         origin: Some((range, column.number)),
                     })
                     .collect();
@@ -310,8 +334,22 @@ impl<'v> Resolver<'v> {
         });
     }
 
-    fn note_function(&mut self, location: Location, name: &Name, arguments: usize) -> CodeFacts {
-        let facts = self.view.function(name.schema.as_deref(), &name.name, arguments);
+    /// A function; `literal` is its first argument where that is a literal.
+    fn note_function(
+        &mut self,
+        location: Location,
+        name: &Name,
+        arguments: &[Operand],
+        literal: Option<&str>,
+    ) -> CodeFacts {
+        let mut facts = self
+            .view
+            .function_with(name.schema.as_deref(), &name.name, arguments);
+        if let (FunctionOrigin::BuiltIn, false, Some(literal), Some(value)) =
+            (facts.origin, facts.quiet, literal, arguments.get(1))
+        {
+            facts.quiet = self.view.quiet_with_literal(&name.name, literal, *value);
+        }
         self.note_call(location, name.written(), CallSyntax::Function, facts.clone());
         facts
     }
@@ -327,28 +365,61 @@ impl<'v> Resolver<'v> {
         self.note_call(location, name.to_owned(), CallSyntax::Function, facts);
     }
 
-    fn note_operator(&mut self, location: Location, name: &Name, operands: usize) {
-        let facts = self.view.operator(name.schema.as_deref(), &name.name, operands);
+    /// An operator; `left` is `None` for a prefix operator, `literal` its right side where that is a literal.
+    fn note_operator(
+        &mut self,
+        location: Location,
+        name: &Name,
+        (left, right): (Option<Operand>, Operand),
+        literal: Option<&str>,
+    ) -> FunctionOrigin {
+        let mut facts = self
+            .view
+            .operator_with(name.schema.as_deref(), &name.name, left, right);
+        if let (FunctionOrigin::BuiltIn, false, Some(literal), Some(value)) =
+            (facts.origin, facts.quiet, literal, left)
+        {
+            facts.quiet = self.view.quiet_with_literal(&name.name, literal, value);
+        }
+        let origin = facts.origin;
         self.note_call(location, name.written(), CallSyntax::Operator, facts);
+        origin
     }
 
-    /// A cast; its code is found by the type's name.
-    fn note_cast(&mut self, target: &TypeRef, location: Location) {
-        let mut name = target.name.written();
-        if target.of_column {
-            // `t.c%TYPE` has the type of that column.
-            name.push_str("%TYPE");
-        }
+    /// A cast; its code is found by the type's name. Gives the type, if it is known.
+    fn note_cast(&mut self, target: &TypeRef, location: Location, value: Operand) -> Operand {
+        let mut name = target.name.name.clone();
         if target.array {
             name.push_str("[]");
         }
-        let facts = self.view.cast(&name);
+        // `t.c%TYPE` has the type of that column, which is not looked for.
+        let known = (!target.of_column)
+            .then(|| self.view.resolve_type(target.name.schema.as_deref(), &name, &[]))
+            .flatten();
+        let (facts, kind) = match known {
+            Some(known) => {
+                // Any modifier may make a cast raise, whatever its number.
+                let modifier = if target.modified { 1 } else { -1 };
+                (
+                    self.view.cast_between(value, known.oid, modifier),
+                    Operand::Typed(known.oid),
+                )
+            }
+            None => (unlisted(), Operand::Unsure),
+        };
+        let written = target.name.written();
+        let name = if target.array {
+            format!("{written}[]")
+        } else {
+            written
+        };
         self.note_call(location, name, CallSyntax::Cast, facts);
+        kind
     }
 
     /// A type that is named where no value is cast (column definitions).
-    fn note_type(&mut self, target: &TypeRef) {
-        self.note_cast(target, target.location);
+    fn note_type(&mut self, target: &TypeRef) -> Operand {
+        self.note_cast(target, target.location, Operand::Unsure)
     }
 
     /// Where a name of one to four parts leads, from the innermost level outwards. `beyond` collects what entries

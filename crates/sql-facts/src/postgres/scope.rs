@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::lineage::Lineage;
-use crate::catalog::{AttNum, Oid};
+use crate::catalog::{AttNum, Oid, Operand};
 use crate::form::Cte;
 
 /// A column that a source, query or row value offers.
@@ -15,6 +15,8 @@ pub(crate) struct Field {
     pub(crate) lineage: Rc<Lineage>,
     /// Its own fields, where it is a row of known shape.
     pub(crate) row: Option<Rc<Vec<Field>>>,
+    /// Its type, as far as it is certain.
+    pub(crate) kind: Operand,
     /// The column of a mentioned relation that it is, unchanged.
     pub(crate) origin: Option<(usize, AttNum)>,
 }

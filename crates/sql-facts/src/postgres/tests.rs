@@ -1081,3 +1081,67 @@ fn what_the_library_cannot_walk_is_refused() {
         Some("é".repeat(31))
     );
 }
+
+#[test]
+fn calls_are_judged_by_their_types() {
+    let world = World::new();
+    let calls = |sql: &str| {
+        let facts = world.facts(sql);
+        let line = |call: &crate::facts::Call| {
+            format!(
+                "{}:{:?}:{:?}:{}",
+                call.name,
+                call.origin,
+                call.class,
+                if call.quiet { "quiet" } else { "loud" }
+            )
+        };
+        facts.calls.iter().map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(calls("SELECT 1 FROM t WHERE id = 5"), ["=:BuiltIn:Open:quiet"]);
+    assert_eq!(
+        calls("SELECT 1 FROM t WHERE name = 'x'"),
+        ["=:BuiltIn:Open:quiet"]
+    );
+    assert_eq!(calls("SELECT 1 FROM t WHERE id = $1"), ["=:BuiltIn:Open:quiet"]);
+    assert_eq!(
+        calls("SELECT 1 FROM t WHERE id IN (1, 2)"),
+        ["=:BuiltIn:Open:quiet"]
+    );
+    assert_eq!(
+        calls("SELECT 1 FROM t WHERE id + 1 = 5")
+            .first()
+            .map(String::as_str),
+        Some("+:BuiltIn:Open:loud")
+    );
+    assert_eq!(
+        calls("SELECT name::int FROM t"),
+        ["pg_catalog.int4:BuiltIn:Open:loud"]
+    );
+    assert_eq!(calls("SELECT id::text FROM t"), ["text:BuiltIn:Open:quiet"]);
+    assert_eq!(calls("SELECT nope(1)"), ["nope:Unknown:Unlisted:loud"]);
+    assert_eq!(calls("SELECT lower(name) FROM t"), ["lower:BuiltIn:Open:quiet"]);
+    assert_eq!(
+        calls("SELECT 1 FROM t WHERE name ~ '^abc'"),
+        ["~:BuiltIn:Open:quiet"]
+    );
+    assert_eq!(calls("SELECT 1 FROM t WHERE name ~ '('"), ["~:BuiltIn:Open:loud"]);
+    assert_eq!(
+        calls("SELECT pg_read_file('x')")
+            .first()
+            .map(|call| call.contains("Server")),
+        Some(true)
+    );
+    assert!(calls("SELECT id BETWEEN 1 AND 2 FROM t").len() == 2);
+    assert_eq!(calls("SELECT * FROM t NATURAL JOIN u").len(), 1);
+    assert_eq!(
+        calls("SELECT name AT TIME ZONE 'x' FROM t")
+            .first()
+            .map(|call| call.starts_with("pg_catalog.timezone")),
+        Some(true)
+    );
+    assert_eq!(
+        calls("SELECT nullif(id, 1), id IS DISTINCT FROM 3, name LIKE 'a', name SIMILAR TO 'x' FROM t").len(),
+        5
+    );
+}

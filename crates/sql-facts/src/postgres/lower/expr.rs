@@ -283,7 +283,7 @@ impl Lower {
         let number = u16::try_from(parameter.number)
             .map_err(|_| Unreadable::TooComplex(format!("parameter ${}", parameter.number)))?;
         self.parameters = self.parameters.max(number);
-        Ok(expr(parameter.location, ExprKind::Parameter))
+        Ok(expr(parameter.location, ExprKind::Parameter(number)))
     }
 
     #[inline(never)]

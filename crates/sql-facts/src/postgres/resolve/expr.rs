@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::{Found, Resolved, Resolver};
+use crate::catalog::Operand;
 use crate::facts::{
     Action, CallSyntax, Clause, FunctionOrigin, RefTarget, SessionEffect, Transformation, Unreadable,
 };
@@ -15,7 +16,7 @@ use crate::postgres::lineage::Lineage;
 use crate::postgres::scope::{Entry, Env, Field};
 
 /// What is known of an expression.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Value {
     pub(super) lineage: Lineage,
     /// Its fields, where it is a row of known shape.
@@ -23,9 +24,31 @@ pub(super) struct Value {
     /// It reads the row that is updated or deleted.
     pub(super) reads_target: bool,
     pub(super) condition: Condition,
+    /// Its type, as far as it is certain.
+    pub(super) kind: Operand,
+}
+
+impl Default for Value {
+    fn default() -> Self {
+        Self {
+            lineage: Lineage::default(),
+            row: None,
+            reads_target: false,
+            condition: Condition::default(),
+            kind: Operand::Unsure,
+        }
+    }
 }
 
 impl Value {
+    /// Without origins, of that type.
+    fn of_kind(kind: Operand) -> Self {
+        Self {
+            kind,
+            ..Self::default()
+        }
+    }
+
     /// Adds what another value contributes.
     fn take(&mut self, other: &Self, how: Transformation) {
         self.lineage.add(&other.lineage, how);
@@ -37,6 +60,11 @@ impl Value {
             name,
             lineage: Rc::new(self.lineage.clone()),
             row: self.row.clone(),
+            // A literal without a type is text one level further out.
+            kind: match self.kind {
+                Operand::Untyped | Operand::Unsure => Operand::Unsure,
+                Operand::Typed(oid) => Operand::Typed(oid),
+            },
             origin: None,
         }
     }
@@ -50,9 +78,9 @@ impl<'v> Resolver<'v> {
 
     fn expr_here<'q>(&mut self, expr: &'q Expr, env: Env<'_, 'q>, clause: Clause) -> Resolved<Value> {
         match &expr.kind {
-            ExprKind::Constant(_) | ExprKind::Parameter | ExprKind::Session(_) | ExprKind::Default => {
-                Ok(Value::default())
-            }
+            ExprKind::Constant(constant) => Ok(Value::of_kind(constant_kind(constant))),
+            ExprKind::Parameter(number) => Ok(Value::of_kind(self.parameter(*number))),
+            ExprKind::Session(_) | ExprKind::Default => Ok(Value::default()),
             ExprKind::Column { parts, star } => self.column(expr.location, parts, *star, env, clause),
             ExprKind::Operator(call) => self.operator(expr.location, call, env, clause),
             ExprKind::Call(call) => self.call(expr.location, call, env, clause),
@@ -69,9 +97,10 @@ impl<'v> Resolver<'v> {
             return Ok(Value::default());
         };
         let inner = self.expr(inner, env, clause)?;
-        self.note_cast(target, expr.location);
+        let kind = self.note_cast(target, expr.location, inner.kind);
         let mut value = Value {
             condition: inner.condition,
+            kind,
             ..Value::default()
         };
         value.take(&inner, Transformation::Transformation);
@@ -86,7 +115,7 @@ impl<'v> Resolver<'v> {
         env: Env<'_, 'q>,
         clause: Clause,
     ) -> Resolved<Value> {
-        let mut value = Value::default();
+        let mut value = Value::of_kind(BOOLEAN);
         let mut conditions = Vec::with_capacity(parts.len());
         for part in parts {
             let part = self.expr(part, env, clause)?;
@@ -105,7 +134,7 @@ impl<'v> Resolver<'v> {
     fn rarer<'q>(&mut self, expr: &'q Expr, env: Env<'_, 'q>, clause: Clause) -> Resolved<Value> {
         match &expr.kind {
             ExprKind::Constant(_)
-            | ExprKind::Parameter
+            | ExprKind::Parameter(_)
             | ExprKind::Session(_)
             | ExprKind::Default
             | ExprKind::Column { .. }
@@ -131,7 +160,7 @@ impl<'v> Resolver<'v> {
                 negated,
             } => {
                 let inner = self.expr(inner, env, clause)?;
-                let mut value = Value::default();
+                let mut value = Value::of_kind(BOOLEAN);
                 value.take(&inner, Transformation::Transformation);
                 // IS NULL picks rows out; IS NOT NULL is what a whole table answers with yes.
                 let restricts = inner.reads_target;
@@ -144,7 +173,7 @@ impl<'v> Resolver<'v> {
             }
             ExprKind::TruthTest { value: inner, test } => {
                 let inner = self.expr(inner, env, clause)?;
-                let mut value = Value::default();
+                let mut value = Value::of_kind(BOOLEAN);
                 value.take(&inner, Transformation::Transformation);
                 let asked = if inner.condition.boolean {
                     inner.condition
@@ -194,19 +223,23 @@ impl<'v> Resolver<'v> {
                     Some(tested) => Some(self.expr(tested, env, clause)?),
                     None => None,
                 };
-                if let Some(operator) = operator {
-                    self.note_operator(expr.location, operator, 2);
-                }
                 let output = self.query(query, env, Clause::InnerOutput, false)?;
+                if let Some(operator) = operator {
+                    let left = tested.as_ref().map_or(Operand::Unsure, |tested| tested.kind);
+                    let right = output.only_kind();
+                    self.note_operator(expr.location, operator, (Some(left), right), None);
+                }
                 let mut value = Value::default();
                 match kind {
                     SubqueryKind::Exists => {
-                        value.condition = Condition::comparison(output.condition.restricts)
+                        value.condition = Condition::comparison(output.condition.restricts);
+                        value.kind = BOOLEAN;
                     }
                     SubqueryKind::Scalar => {
                         if let [field] = output.fields.as_slice() {
                             value.lineage.add(&field.lineage, Transformation::Transformation);
                             value.row.clone_from(&field.row);
+                            value.kind = field.kind;
                         } else {
                             // Several columns: the source of `(a, b) = (SELECT …)`, or a row to compare with.
                             for field in &output.fields {
@@ -228,6 +261,7 @@ impl<'v> Resolver<'v> {
                         let restricts = tested.as_ref().is_some_and(|tested| tested.reads_target)
                             && (output.has_source || !output.reads_target);
                         value.condition = Condition::comparison(restricts);
+                        value.kind = BOOLEAN;
                     }
                 }
                 if let Some(tested) = &tested {
@@ -267,7 +301,7 @@ impl<'v> Resolver<'v> {
             ExprKind::CurrentOf => Ok(Value {
                 condition: Condition::comparison(true),
                 reads_target: true,
-                ..Value::default()
+                ..Value::of_kind(BOOLEAN)
             }),
             ExprKind::Steps { base, steps } => self.steps(base, steps, env, clause),
         }
@@ -283,14 +317,18 @@ impl<'v> Resolver<'v> {
         clause: Clause,
     ) -> Resolved<Value> {
         let mut value = Value::default();
+        let mut compared = None;
         if let Some(subject) = subject {
             let subject = self.expr(subject, env, clause)?;
             value.take(&subject, Transformation::Conditional);
-            self.note_operator(location, &equals(), 2);
+            compared = Some(subject.kind);
         }
         for (condition, result) in whens {
             let condition = self.expr(condition, env, clause)?;
             value.take(&condition, Transformation::Conditional);
+            if let Some(subject) = compared {
+                self.note_operator(location, &equals(), (Some(subject), condition.kind), None);
+            }
             let result = self.expr(result, env, clause)?;
             value.take(&result, Transformation::Transformation);
         }
@@ -310,6 +348,7 @@ impl<'v> Resolver<'v> {
         clause: Clause,
     ) -> Resolved<Value> {
         let operands = if call.left.is_some() { 2 } else { 1 };
+        let mut right_kinds = Vec::with_capacity(call.right.len());
         let left = match &call.left {
             Some(left) => self.expr(left, env, clause)?,
             None => Value::default(),
@@ -322,6 +361,7 @@ impl<'v> Resolver<'v> {
             let constant = constant_boolean(right);
             let right = self.expr(right, env, clause)?;
             value.take(&right, Transformation::Transformation);
+            right_kinds.push(right.kind);
             let restricts = left.reads_target != right.reads_target;
             comparisons.push(match (call.shape, constant) {
                 // `x IS DISTINCT FROM NULL` is `x IS NOT NULL`.
@@ -334,8 +374,26 @@ impl<'v> Resolver<'v> {
                 _ => Condition::comparison(restricts),
             });
         }
+        // The operator of ANY and ALL compares with the array's elements.
+        right_kinds.dedup();
+        let right_kind = match (call.shape, right_kinds.as_slice()) {
+            (OperatorShape::AnyOf | OperatorShape::AllOf, _) => Operand::Unsure,
+            (_, [one]) => *one,
+            (_, _) => Operand::Unsure,
+        };
+        let left_kind = call.left.is_some().then_some(left.kind);
+        let mut comparison = call.shape != OperatorShape::NullIf;
         for name in &call.names {
-            self.note_operator(location, name, operands);
+            let literal = match call.right.as_slice() {
+                [one] if call.shape == OperatorShape::Plain => constant_text(one),
+                _ => None,
+            };
+            let origin = self.note_operator(location, name, (left_kind, right_kind), literal);
+            comparison &= origin == FunctionOrigin::BuiltIn;
+            comparison &= call.shape != OperatorShape::Plain || is_comparison(name);
+        }
+        if comparison {
+            value.kind = BOOLEAN;
         }
         value.condition = match (call.shape, comparisons.as_slice()) {
             (OperatorShape::In, _) => Condition::any_of(comparisons),
@@ -398,12 +456,10 @@ impl<'v> Resolver<'v> {
             self.note_grammar(location, &call.name.name, call.aggregate);
             return Ok(call.aggregate);
         }
-        let count = if call.star { 0 } else { call.args.len() };
-        let count = if call.aggregate {
-            count + call.order.len()
-        } else {
-            count
-        };
+        let mut kinds: Vec<Operand> = arguments.iter().map(|argument| argument.kind).collect();
+        if call.aggregate {
+            kinds.extend(call.order.iter().map(|_| Operand::Unsure));
+        }
         // `column(row)` is a column of the row, if no function has that name.
         if let ([argument], None, false) = (arguments, &call.name.schema, call.star)
             && let Some(row) = &argument.row
@@ -412,7 +468,12 @@ impl<'v> Resolver<'v> {
         {
             return Ok(false);
         }
-        let facts = self.note_function(location, &call.name, count);
+        let facts = self.note_function(
+            location,
+            &call.name,
+            &kinds,
+            call.args.first().and_then(constant_text),
+        );
         self.settings(call);
         self.sequences(call);
         Ok(facts.aggregate || call.aggregate)
@@ -488,7 +549,9 @@ impl<'v> Resolver<'v> {
             } else {
                 location
             };
-            self.note_operator(location, operator, 2);
+            let value = self.expr(&key.expr, env, clause)?;
+            self.note_operator(location, operator, (Some(value.kind), value.kind), None);
+            return Ok(value);
         }
         self.expr(&key.expr, env, clause)
     }
@@ -583,6 +646,7 @@ impl<'v> Resolver<'v> {
                     row: field.row.clone(),
                     reads_target: entry.target,
                     condition: Condition::comparison(entry.target).of_column(),
+                    kind: field.kind,
                 })
             }
             Found::System { entry, column } => {
@@ -749,6 +813,7 @@ impl<'v> Resolver<'v> {
                     Some(Some(field)) => {
                         value.lineage = field.lineage.as_ref().clone();
                         value.row.clone_from(&field.row);
+                        value.kind = field.kind;
                         value.reads_target = base.reads_target;
                     }
                     Some(None) => {
@@ -795,6 +860,7 @@ impl Value {
             row: None,
             reads_target: self.reads_target,
             condition: self.condition,
+            kind: self.kind,
         }
     }
 }
@@ -828,6 +894,26 @@ pub(super) fn derived(field: &Field) -> Field {
         origin: None,
         ..field.clone()
     }
+}
+
+/// bool
+const BOOLEAN: Operand = Operand::Typed(16);
+
+fn constant_kind(constant: &Constant) -> Operand {
+    match constant {
+        Constant::Null | Constant::Text(_) => Operand::Untyped,
+        Constant::Boolean(_) => BOOLEAN,
+        Constant::Integer(_) => Operand::Typed(23),
+        Constant::Other => Operand::Unsure,
+    }
+}
+
+/// Built-in operators that give bool, whatever they compare.
+fn is_comparison(name: &Name) -> bool {
+    matches!(
+        name.name.as_str(),
+        "=" | "<>" | "<" | "<=" | ">" | ">=" | "~~" | "!~~" | "~~*" | "!~~*"
+    )
 }
 
 pub(super) fn equals() -> Name {

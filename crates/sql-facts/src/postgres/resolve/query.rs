@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::expr::derived;
 use super::{Found, Resolved, Resolver, find_at_level};
+use crate::catalog::Operand;
 use crate::facts::{Clause, RefTarget, Transformation, Unreadable};
 use crate::form::{
     Body, Constant, Cte, Distinct, Expr, ExprKind, GroupItem, Item, Query, Select, SetOperator, SortKey,
@@ -25,6 +26,16 @@ pub(super) struct Output {
     pub(super) has_source: bool,
     /// Its outputs read the row that the statement around it updates or deletes.
     pub(super) reads_target: bool,
+}
+
+impl Output {
+    /// Type of the only column.
+    pub(super) fn only_kind(&self) -> Operand {
+        match self.fields.as_slice() {
+            [field] => field.kind,
+            _ => Operand::Unsure,
+        }
+    }
 }
 
 impl<'v> Resolver<'v> {
@@ -176,6 +187,7 @@ impl<'v> Resolver<'v> {
                 name: sequence.clone(),
                 lineage,
                 row: None,
+                kind: Operand::Unsure,
                 origin: None,
             });
         }
@@ -189,12 +201,14 @@ impl<'v> Resolver<'v> {
                 name: cycle.mark.clone(),
                 lineage: mark,
                 row: None,
+                kind: Operand::Unsure,
                 origin: None,
             });
             fields.push(Field {
                 name: cycle.path.clone(),
                 lineage,
                 row: None,
+                kind: Operand::Unsure,
                 origin: None,
             });
         }
@@ -374,6 +388,7 @@ impl<'v> Resolver<'v> {
                         name: (*name).to_owned(),
                         lineage: Rc::clone(&lineage),
                         row: None,
+                        kind: Operand::Unsure,
                         origin: None,
                     };
                     Ok(columns.iter().map(field).collect())
@@ -476,7 +491,8 @@ impl<'v> Resolver<'v> {
     ) -> Resolved<()> {
         for key in keys {
             if let Some(operator) = &key.using {
-                self.note_operator(key.expr.location, operator, 2);
+                let unsure = (Some(Operand::Unsure), Operand::Unsure);
+                self.note_operator(key.expr.location, operator, unsure, None);
             }
             let lineage = self.output_or_expr(&key.expr, outputs, env, clause)?;
             self.decides(&lineage, Transformation::Sort);
@@ -523,6 +539,7 @@ impl<'v> Resolver<'v> {
                 name: format!("column{}", index + 1),
                 lineage: Rc::new(lineage),
                 row: None,
+                kind: Operand::Unsure,
                 origin: None,
             })
             .collect();
@@ -556,6 +573,9 @@ impl<'v> Resolver<'v> {
                 continue;
             }
             for (field, other) in together.fields.iter_mut().zip(&output.fields) {
+                if field.kind != other.kind {
+                    field.kind = Operand::Unsure;
+                }
                 match operator {
                     SetOperator::First | SetOperator::Union | SetOperator::Intersect => {
                         let mut lineage = field.lineage.as_ref().clone();
@@ -617,6 +637,7 @@ impl OwnName<'_> {
                 name: self.columns.get(index).unwrap_or(&field.name).clone(),
                 lineage: Rc::new(Lineage::recursive(self.number, index)),
                 row: field.row.clone(),
+                kind: field.kind,
                 origin: None,
             })
             .collect();

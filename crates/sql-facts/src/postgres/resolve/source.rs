@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::expr::{derived, equals};
 use super::{Resolved, Resolver};
-use crate::catalog::RelationKind;
+use crate::catalog::{Operand, RelationKind};
 use crate::facts::{Action, Clause, FunctionOrigin, RangeRole, Transformation, Unreadable};
 use crate::form::{Alias, Expr, ExprKind, Join, JoinKind, Location, Source, TableFunction};
 use crate::postgres::condition::Condition;
@@ -168,7 +168,7 @@ impl<'v> Resolver<'v> {
         }
         let entry = self.range(relation, RangeRole::Source, nullable);
         if let Some(sample) = sample {
-            self.note_function(sample.location, &sample.method, 1);
+            self.note_function(sample.location, &sample.method, &[Operand::Unsure], None);
             let level = Level {
                 parts: left,
                 parent: env.level,
@@ -327,7 +327,7 @@ impl<'v> Resolver<'v> {
         for name in &names {
             let left_field = self.using_field(&left, name)?;
             let right_field = self.using_field(&right, name)?;
-            self.note_operator(-1, &equals(), 2);
+            self.note_operator(-1, &equals(), (Some(left_field.kind), right_field.kind), None);
             for field in [&left_field, &right_field] {
                 self.decides(&field.lineage, Transformation::Join);
                 if let Some((range, column)) = field.origin {
@@ -345,6 +345,7 @@ impl<'v> Resolver<'v> {
                         name: name.clone(),
                         lineage: Rc::new(lineage),
                         row: None,
+                        kind: Operand::Unsure,
                         origin: None,
                     }
                 }
@@ -387,6 +388,7 @@ impl<'v> Resolver<'v> {
                 name: name.to_owned(),
                 lineage: Rc::clone(open),
                 row: None,
+                kind: Operand::Unsure,
                 origin: None,
             }),
             (None, _, None) => Err(Unreadable::UnknownName(format!(
@@ -602,6 +604,7 @@ fn computed(name: &str, lineage: &Rc<Lineage>) -> Field {
         name: name.to_owned(),
         lineage: Rc::clone(lineage),
         row: None,
+        kind: Operand::Unsure,
         origin: None,
     }
 }

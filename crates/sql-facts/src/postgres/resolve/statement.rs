@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{RawOutput, Resolved, Resolver};
-use crate::catalog::{Relation, unlisted};
+use crate::catalog::{Operand, Relation, unlisted};
 use crate::facts::{
     Action, CallSyntax, Clause, ColumnId, FunctionOrigin, RangeRole, SessionEffect, StatementKind,
     Transformation, Unreadable,
@@ -19,6 +19,13 @@ impl<'v> Resolver<'v> {
             ctes: None,
             windows: None,
         };
+        let mut types = Vec::with_capacity(statement.types.len());
+        for target in &statement.types {
+            types.push(self.note_type(target));
+        }
+        if matches!(statement.kind, StatementKind::Prepare(_)) {
+            self.parameters = types;
+        }
         if let Some(query) = &statement.query {
             let clause = if statement.stored {
                 Clause::InnerOutput
@@ -53,9 +60,6 @@ impl<'v> Resolver<'v> {
         for expr in &statement.loose {
             // Values that go into a statement of their own.
             self.expr(expr, env, Clause::InnerOutput)?;
-        }
-        for target in &statement.types {
-            self.note_type(target);
         }
         for body in &statement.bodies {
             self.body(body)?;
@@ -173,6 +177,7 @@ impl<'v> Resolver<'v> {
                             column: column.number,
                         })),
                         row: None,
+                        kind: Operand::Typed(column.column_type.oid),
                         origin: None,
                     })
                     .collect();

@@ -652,7 +652,7 @@ fn a_wire_mask_is_only_delivered_as_it_is() {
 fn positions_lead_back_to_the_clients_text() {
     let world = world();
     let sql = "select t.id, t.nam from t";
-    let governed = world.try_govern("select 1 + name from t where id = 1").unwrap();
+    let governed = world.try_govern("select 1 + id from t where id = 1").unwrap();
     let text = &governed.text;
     let at = text.find("OPERATOR(pg_catalog.+)").unwrap();
     let client = governed.positions.iter().find(|(new, _)| *new == at).unwrap().1;
