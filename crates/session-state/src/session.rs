@@ -313,6 +313,9 @@ impl Session {
 
     /// Rows (DataRow or CopyData) may be forwarded as they come, without looking at each.
     pub fn rows_pass(&self) -> bool {
+        if matches!(self.pending.front(), Some(Pending::Query(query)) if query.counting()) {
+            return false;
+        }
         match self.front_run() {
             Some(run) => {
                 run.plan().is_plain()
