@@ -15,7 +15,7 @@ use crate::objects::{Portal, Prepared, Undo};
 use crate::pending::{ClientMessage, OwnPurpose, Part, Pending, QueryRun, Segment, Stage, Step, Texts};
 use crate::record::Record;
 use crate::refusals;
-use crate::session::{Action, RESERVED_PREFIX, Session, Streaming};
+use crate::session::{Action, Closing, RESERVED_PREFIX, Session, Streaming};
 use crate::state::{CHANGED_SQL, Foretold};
 
 /// One message of the client.
@@ -58,6 +58,7 @@ pub(crate) fn handle(
             out.push(Action::ToServer(message.raw));
             session.on_disconnect(out);
             out.push(Action::Close {
+                closing: Closing::Client,
                 reason: "the client said goodbye".to_owned(),
             });
         }

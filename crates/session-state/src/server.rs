@@ -13,7 +13,7 @@ use crate::objects::Prepared;
 use crate::pending::{OwnPurpose, Pending, QueryRun, Run, Step, Texts};
 use crate::refusals;
 use crate::result::ResultPlan;
-use crate::session::{Action, Session, Streaming, finish};
+use crate::session::{Action, Closing, Session, Streaming, finish};
 
 /// One message of the server.
 pub(crate) fn handle(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
@@ -170,6 +170,7 @@ fn error(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
         out.push(Action::ToClient(own_words));
         session.on_disconnect(out);
         out.push(Action::Close {
+            closing: Closing::Server,
             reason: format!("the server ended the session ({sqlstate})"),
         });
         return;

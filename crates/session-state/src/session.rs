@@ -38,9 +38,22 @@ pub enum Action {
     CatalogRows(Vec<(String, String)>),
     /// Close both sides after everything before it was sent. The client was told already.
     Close {
+        /// Whose doing it is.
+        closing: Closing,
         /// For the log.
         reason: String,
     },
+}
+
+/// Whose doing the end of a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// The client said good-bye.
+    Client,
+    /// The server ended it (FATAL).
+    Server,
+    /// Weir ended it.
+    Weir,
 }
 
 /// Policy and catalog as they are now. The sidecar gives new ones whenever they change.
@@ -456,6 +469,7 @@ impl Session {
         out.push(Action::ToClient(message::fatal(sqlstate, text)));
         self.on_disconnect(out);
         out.push(Action::Close {
+            closing: Closing::Weir,
             reason: text.to_owned(),
         });
     }

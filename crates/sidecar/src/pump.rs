@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use service_runtime::drain::Stage;
-use session_state::{Action, ClientMessage, Judge, Record, Session, World};
+use session_state::{Action, ClientMessage, Closing, Judge, Record, Session, World};
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 use wire_protocol::postgres::backend::Fields;
@@ -420,9 +420,13 @@ impl Pump {
                         turn.catalog_wanted = None;
                     }
                 }
-                Action::Close { reason } => {
+                Action::Close { closing, reason } => {
                     tracing::debug!(reason, "the session is closed");
-                    return Some(End::Quiet(EndKind::Refused));
+                    return Some(End::Quiet(match closing {
+                        Closing::Client => EndKind::Client,
+                        Closing::Server => EndKind::DatabaseGone,
+                        Closing::Weir => EndKind::Refused,
+                    }));
                 }
             }
         }
