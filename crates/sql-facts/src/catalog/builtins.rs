@@ -23,6 +23,8 @@ pub(crate) struct Function {
     pub(crate) quiet: Quiet,
     /// It touches files of the server.
     pub(crate) files: bool,
+    /// Type of its result.
+    pub(crate) result: Oid,
     /// What it reads or writes, whatever its arguments are.
     pub(crate) relations: Vec<Oid>,
 }
@@ -571,7 +573,7 @@ fn function(
         variadic,
         _volatile,
         _leakproof,
-        _result,
+        result,
         arguments,
     ] = line.as_slice()
     else {
@@ -601,6 +603,7 @@ fn function(
             class,
             quiet: quiet.get(&oid).copied().unwrap_or(Quiet::No),
             files,
+            result: result.parse().ok()?,
             relations,
         },
     ))

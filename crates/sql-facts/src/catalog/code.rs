@@ -107,6 +107,20 @@ impl CodeTable {
             .iter()
             .find(|function| function.oid == oid)
     }
+    /// Puts the additions of an upper layer into this one.
+    pub(crate) fn absorb(&mut self, upper: CodeTable) {
+        upper
+            .functions
+            .into_values()
+            .flatten()
+            .for_each(|function| self.add_function(function));
+        upper
+            .operators
+            .into_values()
+            .flatten()
+            .for_each(|operator| self.add_operator(operator));
+        self.casts.extend(upper.casts);
+    }
     /// Nothing in it.
     pub fn is_empty(&self) -> bool {
         self.functions.is_empty() && self.operators.is_empty() && self.casts.is_empty()
@@ -140,18 +154,8 @@ impl<'a> CatalogView<'a> {
     /// The same where types are known: overloads that those types rule out do not count.
     pub fn function_with(&self, schema: Option<&str>, name: &str, arguments: &[Operand]) -> CodeFacts {
         let mut found = Found::default();
-        for function in self
-            .overlay
-            .code
-            .functions(name)
-            .iter()
-            .chain(self.catalog.code.functions(name))
-        {
-            let enough = function.arguments_min <= arguments.len();
-            let not_too_many = function.arguments_max.is_none_or(|max| arguments.len() <= max);
-            if enough && not_too_many && self.reaches(schema, &function.schema) {
-                found.user(matches!(function.kind, 'a' | 'w'));
-            }
+        for function in self.user_functions(schema, name, arguments.len()) {
+            found.user(matches!(function.kind, 'a' | 'w'));
         }
         if let Some(builtins) = self.builtins()
             && self.reaches(schema, "pg_catalog")
@@ -168,6 +172,26 @@ impl<'a> CatalogView<'a> {
             found.merge(self.cast_between(*argument, entry.oid, -1));
         }
         self.with_implicit_casts(found, arguments.len())
+    }
+    /// The user functions that a call with that many arguments may mean.
+    pub(crate) fn user_functions(
+        &self,
+        schema: Option<&str>,
+        name: &str,
+        arguments: usize,
+    ) -> Vec<&'a UserFunction> {
+        let (overlay, catalog) = (self.overlay, self.catalog);
+        let all = overlay
+            .code
+            .functions(name)
+            .iter()
+            .chain(catalog.code.functions(name));
+        all.filter(|function| {
+            function.arguments_min <= arguments
+                && function.arguments_max.is_none_or(|max| arguments <= max)
+                && self.reaches(schema, &function.schema)
+        })
+        .collect()
     }
     /// The function of that OID, for FunctionCall.
     pub fn function_by_oid(&self, oid: Oid) -> CodeFacts {
@@ -297,7 +321,9 @@ impl<'a> CatalogView<'a> {
                 Operand::Typed(oid) => {
                     oid == cast.source || layers.base(oid, -1).is_some_and(|b| b.0.oid == cast.source)
                 }
-                Operand::Untyped | Operand::Unsure => true,
+                // A literal is read by the target's input function.
+                Operand::Untyped => false,
+                Operand::Unsure => true,
             };
             if cast.target == target && from_there && cast.function >= FIRST_USER_OID {
                 found.user(false);
@@ -410,7 +436,7 @@ impl<'a> CatalogView<'a> {
             None => temp != Some(home) && self.schemas().any(|schema| schema == home),
         }
     }
-    fn builtins(&self) -> Option<&'static Builtins> {
+    pub(super) fn builtins(&self) -> Option<&'static Builtins> {
         builtins::of_major(self.catalog.server_major)
     }
 }

@@ -47,7 +47,7 @@ UNION ALL
 SELECT 'relation', pg_catalog.json_build_array(
     c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.reltype, t.typarray, y.typname,
     CASE WHEN c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['v']::pg_catalog."char"[]) THEN c.reloptions END,
-    COALESCE(i.indrelid, o.oid), a.columns
+    COALESCE(i.indrelid, o.oid), a.columns, c.relnatts
   )::pg_catalog.text
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace

@@ -2,8 +2,10 @@
 //! sessions of a database, and an [`Overlay`] per session with its temporary relations and what its open
 //! transaction created or changed. Everything is looked up through a [`CatalogView`] of both.
 
+mod apply;
 mod builtins;
 mod code;
+mod infer;
 mod names;
 mod rows;
 mod types;
@@ -116,6 +118,8 @@ pub struct Relation {
     pub rules: Vec<String>,
     /// Where the unqualified names of `definition` are looked up.
     pub definition_path: SearchPath,
+    /// The highest number that a column ever had here, dropped ones too.
+    pub last_number: AttNum,
 }
 
 impl Relation {
@@ -153,6 +157,8 @@ pub struct Catalog {
     pub types: Arc<TypeTable>,
     /// Functions, operators and casts that are not built in.
     pub code: Arc<CodeTable>,
+    /// The OID that [`Catalog::apply`] gives next; 0 = the first one.
+    pub next_oid: Oid,
 }
 
 /// What differs for one session: its temporary relations, and all that its open transaction created or changed.
@@ -168,6 +174,10 @@ pub struct Overlay {
     pub code: CodeTable,
     /// Schemas that the open transaction created.
     pub schemas: BTreeSet<String>,
+    /// Schemas that it dropped.
+    pub dropped_schemas: BTreeSet<String>,
+    /// The OID that [`Overlay::apply`] gives next; 0 = the first one.
+    pub next_oid: Oid,
 }
 
 /// Both layers, as one session sees them now.
@@ -301,7 +311,7 @@ impl<'a> CatalogView<'a> {
             Some(schema)
         }
     }
-    fn types(&self) -> TypeLayers<'a> {
+    pub(crate) fn types(&self) -> TypeLayers<'a> {
         let upper = &self.overlay.types;
         TypeLayers {
             upper: (!upper.is_empty()).then_some(upper),
@@ -374,16 +384,64 @@ impl Catalog {
         }
         rows::catalog(server_major, version, rows)
     }
-    /// Applies one DDL statement (for `weir explain --schema`, and for DDL earlier in the same text).
+    /// Applies one statement of a schema script (for `weir explain --schema`). One that defines nothing changes
+    /// nothing. Temporary relations belong to a session: apply the script to an [`Overlay`] if it makes any.
+    ///
+    /// Needs a thread with a large stack, as parsing does.
     ///
     /// # Errors
-    /// [`CatalogError::NotApplied`] where the statement is not understood.
+    /// [`CatalogError::NotApplied`] where the statement is not understood; nothing is changed then.
     pub fn apply(
         &mut self,
-        _ddl: &crate::postgres::ParsedStatement,
-        _path: &SearchPath,
+        ddl: &crate::postgres::ParsedStatement,
+        path: &SearchPath,
     ) -> Result<(), CatalogError> {
-        Err(CatalogError::NotApplied("not built".to_owned()))
+        let mut overlay = Overlay {
+            next_oid: self.next_oid,
+            ..Overlay::default()
+        };
+        overlay.apply(self, ddl, path)?;
+        if overlay.temp_schema.is_some() {
+            return Err(CatalogError::NotApplied(
+                "temporary relations belong to a session".to_owned(),
+            ));
+        }
+        self.absorb(overlay);
+        Ok(())
+    }
+    /// Where unqualified names are looked up after that statement: `SET search_path`, or
+    /// `SELECT pg_catalog.set_config('search_path', …)` with a literal, as `pg_dump` writes it.
+    pub fn path_after(ddl: &crate::postgres::ParsedStatement, path: &SearchPath) -> SearchPath {
+        apply::path_after(ddl.node(), path)
+    }
+    fn absorb(&mut self, overlay: Overlay) {
+        self.version += 1;
+        self.next_oid = overlay.next_oid;
+        let relations = Arc::make_mut(&mut self.relations);
+        let names = Arc::make_mut(&mut self.names);
+        let changed: Vec<Oid> = overlay.relations.keys().copied().collect();
+        for oid in &changed {
+            if let Some(old) = relations.remove(oid)
+                && let Some(of_schema) = names.get_mut(&old.schema)
+                && of_schema.get(&old.name) == Some(oid)
+            {
+                of_schema.remove(&old.name);
+            }
+        }
+        for relation in overlay.relations.into_values().flatten() {
+            names
+                .entry(relation.schema.clone())
+                .or_default()
+                .insert(relation.name.clone(), relation.oid);
+            relations.insert(relation.oid, relation);
+        }
+        Arc::make_mut(&mut self.types).absorb(overlay.types);
+        Arc::make_mut(&mut self.code).absorb(overlay.code);
+        let schemas = Arc::make_mut(&mut self.schemas);
+        for dropped in &overlay.dropped_schemas {
+            schemas.remove(dropped);
+        }
+        schemas.extend(overlay.schemas);
     }
 }
 
@@ -411,17 +469,22 @@ impl Overlay {
             && self.schemas.is_empty()
             && self.temp_schema.is_none()
     }
-    /// Applies one DDL statement.
+    /// Applies one statement, as if this session had run it in its open transaction.
+    ///
+    /// Needs a thread with a large stack, as parsing does.
     ///
     /// # Errors
-    /// [`CatalogError::NotApplied`] where the statement is not understood.
+    /// [`CatalogError::NotApplied`] where the statement is not understood; nothing is changed then.
     pub fn apply(
         &mut self,
-        _catalog: &Catalog,
-        _ddl: &crate::postgres::ParsedStatement,
-        _path: &SearchPath,
+        catalog: &Catalog,
+        ddl: &crate::postgres::ParsedStatement,
+        path: &SearchPath,
     ) -> Result<(), CatalogError> {
-        Err(CatalogError::NotApplied("not built".to_owned()))
+        let mut changed = self.clone();
+        apply::apply(catalog, &mut changed, path, ddl.node())?;
+        *self = changed;
+        Ok(())
     }
 }
 

@@ -138,6 +138,7 @@ pub(super) fn catalog<'r>(
         schemas: Arc::new(built.schemas),
         types: Arc::new(built.types),
         code: Arc::new(built.code),
+        next_oid: 0,
     })
 }
 
@@ -174,6 +175,8 @@ pub(super) fn overlay<'r>(
         types: built.types,
         code: built.code,
         schemas,
+        next_oid: catalog.next_oid,
+        ..Overlay::default()
     })
 }
 
@@ -222,7 +225,7 @@ struct TypeRow(
 );
 
 /// `oid, schema, name, kind, persistence, row type, its array, its array's name, options, table of an index or TOAST
-/// table, columns`
+/// table, columns, last column number`
 #[derive(Deserialize)]
 struct RelationRow(
     Id,
@@ -236,6 +239,7 @@ struct RelationRow(
     Option<Vec<String>>,
     Option<Id>,
     Option<Vec<ColumnRow>>,
+    AttNum,
 );
 
 /// `number, name, type, modifier, not null, has default, generated, schema of collation, collation, type as written,
@@ -443,6 +447,7 @@ impl Read {
             options,
             table,
             columns,
+            last_number,
         ) = row;
         let kind = match kind {
             'r' => RelationKind::Table,
@@ -508,6 +513,7 @@ impl Read {
             used_by: self.used.remove(&oid).unwrap_or_default(),
             cascades: self.cascades.remove(&oid).unwrap_or_default(),
             rules: self.rules.remove(&oid).unwrap_or_default(),
+            last_number,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Types: what the catalog knows of each, and how a type with its modifier is written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use row_masking::{ColumnType, TypeClass};
 
@@ -84,6 +84,7 @@ pub struct TypeTable {
     by_oid: HashMap<Oid, TypeEntry>,
     by_name: HashMap<String, HashMap<String, Oid>>,
     arrays: HashMap<Oid, Oid>,
+    hidden: HashSet<Oid>,
 }
 
 impl TypeTable {
@@ -109,6 +110,11 @@ impl TypeTable {
         }
         Some(entry)
     }
+    /// Takes a type out, and hides the one of that OID in the layer below.
+    pub fn hide(&mut self, oid: Oid) {
+        self.remove(oid);
+        self.hidden.insert(oid);
+    }
     /// The type of that OID.
     pub fn get(&self, oid: Oid) -> Option<&TypeEntry> {
         self.by_oid.get(&oid)
@@ -121,13 +127,22 @@ impl TypeTable {
     pub fn array_of(&self, element: Oid) -> Option<Oid> {
         self.arrays.get(&element).copied()
     }
+    /// Puts the changes of an upper layer into this one.
+    pub(crate) fn absorb(&mut self, upper: TypeTable) {
+        for oid in upper.hidden {
+            self.remove(oid);
+        }
+        for entry in upper.by_oid.into_values() {
+            self.insert(entry);
+        }
+    }
     /// All types, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &TypeEntry> {
         self.by_oid.values()
     }
     /// Nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.by_oid.is_empty()
+        self.by_oid.is_empty() && self.hidden.is_empty()
     }
 }
 
@@ -140,19 +155,27 @@ pub(crate) struct TypeLayers<'a> {
 
 impl<'a> TypeLayers<'a> {
     pub(crate) fn get(&self, oid: Oid) -> Option<&'a TypeEntry> {
-        self.upper
-            .and_then(|types| types.get(oid))
-            .or_else(|| self.lower.get(oid))
+        match self.upper {
+            Some(upper) => upper.get(oid).or_else(|| self.below(upper, self.lower.get(oid))),
+            None => self.lower.get(oid),
+        }
     }
     pub(crate) fn named(&self, schema: &str, name: &str) -> Option<&'a TypeEntry> {
-        self.upper
-            .and_then(|types| types.named(schema, name))
-            .or_else(|| self.lower.named(schema, name))
+        match self.upper {
+            Some(upper) => upper
+                .named(schema, name)
+                .or_else(|| self.below(upper, self.lower.named(schema, name))),
+            None => self.lower.named(schema, name),
+        }
     }
     pub(crate) fn array_of(&self, element: Oid) -> Option<Oid> {
         self.upper
             .and_then(|types| types.array_of(element))
             .or_else(|| self.lower.array_of(element))
+    }
+    /// What the lower layer says, unless the upper one changed or dropped that type.
+    fn below(&self, upper: &TypeTable, found: Option<&'a TypeEntry>) -> Option<&'a TypeEntry> {
+        found.filter(|entry| !upper.hidden.contains(&entry.oid) && !upper.by_oid.contains_key(&entry.oid))
     }
 
     /// The type behind domains, with the modifier that counts there.

@@ -1,5 +1,6 @@
 //! The catalog against real servers: they know what is true.
 
+mod apply;
 mod lists;
 mod load;
 mod quiet;
