@@ -1,3 +1,5 @@
+mod binding;
 mod decisions;
+mod examples;
 mod manifests;
 mod world;

@@ -21,15 +21,18 @@ pub(super) struct World {
 
 /// Manifests of several policies, each given by the lines of its spec.
 pub(super) fn policies(specs: &[&str]) -> PolicySet {
-    let manifests: Vec<Manifest> = specs
+    compile(&manifests(specs)).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+fn manifests(specs: &[&str]) -> Vec<Manifest> {
+    specs
         .iter()
         .enumerate()
         .map(|(index, spec)| Manifest {
             name: format!("{index}.yaml"),
             text: super::manifests::manifest(spec).replace("name: shop,", &format!("name: p{index},")),
         })
-        .collect();
-    compile(&manifests).unwrap_or_else(|problems| panic!("{problems:#?}"))
+        .collect()
 }
 
 pub(super) fn read_catalog(db: &Database<'_>, version: u64) -> Catalog {
@@ -43,7 +46,7 @@ pub(super) fn read_catalog(db: &Database<'_>, version: u64) -> Catalog {
 impl World {
     pub(super) fn new(setup: &str, specs: &[&str]) -> Self {
         let db = shared_postgres().unwrap().database().unwrap();
-        db.psql(setup).unwrap();
+        db.psql(setup).unwrap_or_else(|error| panic!("{error:#}"));
         let catalog = read_catalog(&db, 1);
         let (bound, unresolved) = bind(&database(specs), &catalog, None);
         Self {
@@ -55,6 +58,21 @@ impl World {
             bound,
             unresolved,
         }
+    }
+
+    /// With a Secret manifest beside the policies.
+    pub(super) fn with_secret(setup: &str, specs: &[&str], name: &str, key: &str, value: &str) -> Self {
+        let mut world = Self::new(setup, specs);
+        let text = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: store}}\nstringData: {{{key}: '{value}'}}"
+        );
+        let name = "secret.yaml".to_owned();
+        let mut manifests = manifests(specs);
+        manifests.push(Manifest { name, text });
+        let set = compile(&manifests).unwrap();
+        let endpoint = Endpoint::new("db.shop.svc", 5432).unwrap();
+        (world.bound, world.unresolved) = bind(&set.for_database(&endpoint), &world.catalog, None);
+        world
     }
 
     /// Other policies for the same database, keeping what was bound.

@@ -55,13 +55,11 @@ fn outline(statement: &RawStmt, keys: &(RandomState, RandomState)) -> Result<Out
         first: keys.0.build_hasher(),
         second: keys.1.build_hasher(),
         places: Vec::new(),
-        block: Vec::with_capacity(BLOCK),
-        word: Vec::new(),
+        word: String::new(),
         state: State::Between,
     };
     write!(sink, "{:?}", statement.stmt()).map_err(|_| impossible("its tree cannot be written out"))?;
     sink.end_word();
-    sink.flush();
     Ok(Outline {
         digest: (sink.first.finish(), sink.second.finish()),
         places: sink.places,
@@ -85,84 +83,72 @@ enum State {
     Place,
 }
 
-/// Bytes that go into the digest at once.
-const BLOCK: usize = 4096;
-
 struct Sink<H> {
     first: H,
     second: H,
     places: Vec<i32>,
-    block: Vec<u8>,
-    word: Vec<u8>,
+    word: String,
     state: State,
 }
 
 impl<H: Hasher> Sink<H> {
-    fn feed(&mut self, byte: u8) {
-        self.block.push(byte);
-        if self.block.len() >= BLOCK {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        self.first.write(&self.block);
-        self.second.write(&self.block);
-        self.block.clear();
+    fn feed(&mut self, character: char) {
+        self.first.write_u32(u32::from(character));
+        self.second.write_u32(u32::from(character));
     }
 
     fn end_word(&mut self) {
-        self.state = if is_place(&self.word) {
+        let word = std::mem::take(&mut self.word);
+        for character in word.chars() {
+            self.feed(character);
+        }
+        self.state = if is_place(&word) {
             State::Place
         } else {
             State::Between
         };
-        self.block.append(&mut self.word);
     }
 }
 
-fn is_place(word: &[u8]) -> bool {
+fn is_place(word: &str) -> bool {
     matches!(
         word,
-        b"location"
-            | b"name_location"
-            | b"stmt_location"
-            | b"stmt_len"
-            | b"list_start"
-            | b"list_end"
-            | b"rexpr_list_start"
-            | b"rexpr_list_end"
+        "location"
+            | "name_location"
+            | "stmt_location"
+            | "stmt_len"
+            | "list_start"
+            | "list_end"
+            | "rexpr_list_start"
+            | "rexpr_list_end"
     )
 }
 
 impl<H: Hasher> Write for Sink<H> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
+        for character in text.chars() {
             match self.state {
                 State::Quoted(true) => {
-                    self.feed(byte);
+                    self.feed(character);
                     self.state = State::Quoted(false);
                 }
                 State::Quoted(false) => {
-                    self.feed(byte);
-                    match byte {
-                        b'\\' => self.state = State::Quoted(true),
-                        b'"' => self.state = State::Between,
+                    self.feed(character);
+                    match character {
+                        '\\' => self.state = State::Quoted(true),
+                        '"' => self.state = State::Between,
                         _ => {}
                     }
                 }
-                State::Place => match byte {
-                    b':' | b' ' => self.feed(byte),
-                    b'-' | b'0'..=b'9' => self.word.push(byte),
+                State::Place => match character {
+                    ':' | ' ' => self.feed(character),
+                    '-' | '0'..='9' => self.word.push(character),
                     _ => {
                         // A place is a number; the number itself stays out of the digest.
-                        let place = std::str::from_utf8(&self.word)
-                            .ok()
-                            .and_then(|word| word.parse().ok());
-                        self.places.push(place.ok_or(fmt::Error)?);
-                        self.word.clear();
-                        self.feed(byte);
-                        self.state = if byte == b'"' {
+                        let word = std::mem::take(&mut self.word);
+                        self.places.push(word.parse().map_err(|_| fmt::Error)?);
+                        self.feed(character);
+                        self.state = if character == '"' {
                             State::Quoted(false)
                         } else {
                             State::Between
@@ -170,16 +156,15 @@ impl<H: Hasher> Write for Sink<H> {
                     }
                 },
                 State::Between | State::Word => {
-                    if byte.is_ascii_alphanumeric() || byte == b'_' {
-                        self.word.push(byte);
+                    if character.is_ascii_alphanumeric() || character == '_' {
+                        self.word.push(character);
                         self.state = State::Word;
                     } else {
                         if matches!(self.state, State::Word) {
                             self.end_word();
                         }
-                        // Behind the name of a place comes its colon.
-                        self.feed(byte);
-                        if byte == b'"' {
+                        self.feed(character);
+                        if character == '"' {
                             self.state = State::Quoted(false);
                         }
                     }
