@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use receipts::{AuthFail, Body, Claim, Place, SessionId, Who};
@@ -24,6 +24,9 @@ use crate::spool::Entry;
 use crate::startup::{LOGIN_TIMEOUT, Terms, Wish, receive, terms};
 use crate::stream::{Leg, Stream, tune};
 use crate::upstream::Login;
+
+/// A client that is one too many has this long to hear it.
+const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves a connection to its end.
 pub async fn serve(
@@ -58,6 +61,24 @@ pub async fn serve(
             EndKind::Limit
         }
     }
+}
+
+/// Tells a client that there are too many, where it expects an answer.
+pub async fn turn_away(shared: &Shared, socket: TcpStream) -> EndKind {
+    let told = async {
+        let (leg, wish) = receive(Leg::new(Stream::Plain(socket)), shared.client_tls.as_ref()).await;
+        if let (Some(mut leg), Ok(Wish::Session(_))) = (leg, wish) {
+            let fatal = Fatal::new(EndKind::Limit, "53300", "weir-sidecar has too many connections")
+                .hint("raise --max-connections");
+            let mut out = BytesMut::new();
+            fatal.encode(&mut out);
+            leg.send(out.freeze());
+            leg.finish().await;
+        }
+    };
+    // Whoever is slow is not waited for.
+    let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, told).await;
+    EndKind::Limit
 }
 
 enum Opened {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use access_policy::RefusalCode;
 use bytes::{Bytes, BytesMut};
 use service_runtime::drain::Stage;
 use session_state::{Action, ClientMessage, Closing, Judge, Record, Session, World};
@@ -26,6 +27,11 @@ use crate::recorder::{Recorder, SessionRecorder};
 use crate::sidecar::Shared;
 use crate::stream::{Leg, WAITING_MAX};
 use crate::upstream::Login;
+
+/// WEIR-005: a name that the catalog does not have.
+const UNKNOWN_RELATION: RefusalCode = RefusalCode(5);
+/// A catalog younger than that is not read again for an unknown name.
+const STALE: Duration = Duration::from_secs(1);
 
 /// Everything of one session.
 pub struct Pump {
@@ -394,6 +400,9 @@ impl Pump {
                 Action::ToClient(bytes) => self.client.send(bytes),
                 Action::Record(record) => {
                     self.count(&record);
+                    if self.looks_stale(&record) {
+                        turn.catalog_wanted = Some(Instant::now());
+                    }
                     if let Err(reason) = self.records.record(record) {
                         return Some(not_recorded(&reason));
                     }
@@ -432,6 +441,13 @@ impl Pump {
         }
         turn.actions = actions;
         None
+    }
+
+    /// A relation that is not known may have been made by somebody else since the catalog was read: the next statement
+    /// shall know it.
+    fn looks_stale(&self, record: &Record) -> bool {
+        matches!(record, Record::Denied { refusal, .. } if refusal.code == UNKNOWN_RELATION)
+            && self.database.older_than(STALE)
     }
 
     fn count(&self, record: &Record) {

@@ -27,13 +27,12 @@ use crate::cancels::Cancels;
 use crate::config::{ClientTlsConfig, Config};
 use crate::connection;
 use crate::databases::{Database, Databases};
-use crate::fatal::{EndKind, Fatal};
+use crate::fatal::{EndKind, Failure};
 use crate::login::{LoginContext, ask, log_in_for_catalog};
 use crate::metrics::{EndLabel, Metrics};
 use crate::policies::{Policies, PolicyStore};
 use crate::pump::client_caps;
 use crate::spool::{Entry, Spool, SpoolConfig, SpoolError};
-use crate::stream::{Leg, Stream};
 use crate::tls;
 use crate::upstream::Login;
 
@@ -41,6 +40,8 @@ use crate::upstream::Login;
 const STACK_BYTES: usize = 128 * 1024 * 1024;
 /// Connections that wait for one thread.
 const HANDOVER_MAX: usize = 64;
+/// Connections above the limit that are told so at once.
+const TOLD_MAX: usize = 32;
 /// The collector has this long to confirm the last receipts.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The catalog has this long to be read.
@@ -108,9 +109,9 @@ impl Shared {
             let mut session = log_in_for_catalog(&context, database.name())
                 .await
                 .map_err(|failure| match failure {
-                    crate::fatal::Failure::Fatal(fatal) => fatal.message,
-                    crate::fatal::Failure::ClientGone(error) => error.to_string(),
-                    crate::fatal::Failure::Told(_) => "the server refused".to_owned(),
+                    Failure::Fatal(fatal) => fatal.message,
+                    Failure::ClientGone(error) => error.to_string(),
+                    Failure::Told(_) => "the server refused".to_owned(),
                 })?;
             let sql = sql_facts::Catalog::load_sql();
             let rows = ask(&mut session.leg, &mut session.framer, sql, &mut Vec::new())
@@ -220,6 +221,8 @@ struct Accepted {
     socket: std::net::TcpStream,
     peer: SocketAddr,
     permit: OwnedSemaphorePermit,
+    /// There are too many: it is only told so.
+    turned_away: bool,
 }
 
 /// Runs the sidecar until it is told to stop. Blocks.
@@ -327,9 +330,15 @@ fn worker(shared: &Arc<Shared>, mut receiver: mpsc::Receiver<Accepted>) {
 }
 
 async fn one(shared: Arc<Shared>, judge: Rc<RefCell<Judge>>, accepted: Accepted) {
-    let Accepted { socket, peer, permit } = accepted;
+    let Accepted {
+        socket,
+        peer,
+        permit,
+        turned_away,
+    } = accepted;
     shared.metrics.open.inc();
     let reason = match TcpStream::from_std(socket) {
+        Ok(socket) if turned_away => connection::turn_away(&shared, socket).await,
         Ok(socket) => connection::serve(Arc::clone(&shared), judge, socket, peer).await,
         Err(error) => {
             tracing::error!(%error, "a connection cannot be taken over");
@@ -425,6 +434,7 @@ fn pages(shared: &Arc<Shared>, health: &Health) -> Pages {
 /// Takes connections and hands them to the threads in turn, until the process drains.
 async fn accept(shared: &Arc<Shared>, listener: TcpListener, senders: Vec<mpsc::Sender<Accepted>>) {
     let permits = Arc::new(Semaphore::new(shared.config.max_connections));
+    let told = Arc::new(Semaphore::new(TOLD_MAX));
     let mut drain = shared.drain.clone();
     for sender in senders.iter().cycle() {
         let (socket, peer) = loop {
@@ -441,16 +451,13 @@ async fn accept(shared: &Arc<Shared>, listener: TcpListener, senders: Vec<mpsc::
             }
         };
         shared.metrics.connections.inc();
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            shared
-                .metrics
-                .ends
-                .get_or_create(&EndLabel {
-                    reason: EndKind::Limit,
-                })
-                .inc();
-            turn_away(socket).await;
-            continue;
+        let (permit, turned_away) = match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) => (permit, false),
+            // Those are told in the protocol's own place, a few at a time; beyond that, the socket is just closed.
+            Err(_) => match Arc::clone(&told).try_acquire_owned() {
+                Ok(permit) => (permit, true),
+                Err(_) => continue,
+            },
         };
         let socket = match socket.into_std() {
             Ok(socket) => socket,
@@ -459,22 +466,16 @@ async fn accept(shared: &Arc<Shared>, listener: TcpListener, senders: Vec<mpsc::
                 continue;
             }
         };
-        if sender.send(Accepted { socket, peer, permit }).await.is_err() {
+        let accepted = Accepted {
+            socket,
+            peer,
+            permit,
+            turned_away,
+        };
+        if sender.send(accepted).await.is_err() {
             tracing::error!("a thread is gone");
         }
     }
-}
-
-/// Tells a client that there are too many, without waiting for it.
-async fn turn_away(socket: TcpStream) {
-    let fatal = Fatal::new(EndKind::Limit, "53300", "weir-sidecar has too many connections")
-        .hint("raise --max-connections");
-    let mut out = BytesMut::new();
-    fatal.encode(&mut out);
-    let mut leg = Leg::new(Stream::Plain(socket));
-    leg.send(out.freeze());
-    // A few bytes into an empty socket: this does not wait.
-    let _ = tokio::time::timeout(Duration::from_millis(100), leg.shutdown()).await;
 }
 
 /// Binds changed policies to the catalogs that are known.
