@@ -55,11 +55,13 @@ fn outline(statement: &RawStmt, keys: &(RandomState, RandomState)) -> Result<Out
         first: keys.0.build_hasher(),
         second: keys.1.build_hasher(),
         places: Vec::new(),
-        word: String::new(),
+        block: Vec::with_capacity(BLOCK),
+        word: Vec::new(),
         state: State::Between,
     };
     write!(sink, "{:?}", statement.stmt()).map_err(|_| impossible("its tree cannot be written out"))?;
     sink.end_word();
+    sink.flush();
     Ok(Outline {
         digest: (sink.first.finish(), sink.second.finish()),
         places: sink.places,
@@ -83,72 +85,84 @@ enum State {
     Place,
 }
 
+/// Bytes that go into the digest at once.
+const BLOCK: usize = 4096;
+
 struct Sink<H> {
     first: H,
     second: H,
     places: Vec<i32>,
-    word: String,
+    block: Vec<u8>,
+    word: Vec<u8>,
     state: State,
 }
 
 impl<H: Hasher> Sink<H> {
-    fn feed(&mut self, character: char) {
-        self.first.write_u32(u32::from(character));
-        self.second.write_u32(u32::from(character));
+    fn feed(&mut self, byte: u8) {
+        self.block.push(byte);
+        if self.block.len() >= BLOCK {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        self.first.write(&self.block);
+        self.second.write(&self.block);
+        self.block.clear();
     }
 
     fn end_word(&mut self) {
-        let word = std::mem::take(&mut self.word);
-        for character in word.chars() {
-            self.feed(character);
-        }
-        self.state = if is_place(&word) {
+        self.state = if is_place(&self.word) {
             State::Place
         } else {
             State::Between
         };
+        self.block.append(&mut self.word);
     }
 }
 
-fn is_place(word: &str) -> bool {
+fn is_place(word: &[u8]) -> bool {
     matches!(
         word,
-        "location"
-            | "name_location"
-            | "stmt_location"
-            | "stmt_len"
-            | "list_start"
-            | "list_end"
-            | "rexpr_list_start"
-            | "rexpr_list_end"
+        b"location"
+            | b"name_location"
+            | b"stmt_location"
+            | b"stmt_len"
+            | b"list_start"
+            | b"list_end"
+            | b"rexpr_list_start"
+            | b"rexpr_list_end"
     )
 }
 
 impl<H: Hasher> Write for Sink<H> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for character in text.chars() {
+        for byte in text.bytes() {
             match self.state {
                 State::Quoted(true) => {
-                    self.feed(character);
+                    self.feed(byte);
                     self.state = State::Quoted(false);
                 }
                 State::Quoted(false) => {
-                    self.feed(character);
-                    match character {
-                        '\\' => self.state = State::Quoted(true),
-                        '"' => self.state = State::Between,
+                    self.feed(byte);
+                    match byte {
+                        b'\\' => self.state = State::Quoted(true),
+                        b'"' => self.state = State::Between,
                         _ => {}
                     }
                 }
-                State::Place => match character {
-                    ':' | ' ' => self.feed(character),
-                    '-' | '0'..='9' => self.word.push(character),
+                State::Place => match byte {
+                    b':' | b' ' => self.feed(byte),
+                    b'-' | b'0'..=b'9' => self.word.push(byte),
                     _ => {
                         // A place is a number; the number itself stays out of the digest.
-                        let word = std::mem::take(&mut self.word);
-                        self.places.push(word.parse().map_err(|_| fmt::Error)?);
-                        self.feed(character);
-                        self.state = if character == '"' {
+                        let place = std::str::from_utf8(&self.word)
+                            .ok()
+                            .and_then(|word| word.parse().ok());
+                        self.places.push(place.ok_or(fmt::Error)?);
+                        self.word.clear();
+                        self.feed(byte);
+                        self.state = if byte == b'"' {
                             State::Quoted(false)
                         } else {
                             State::Between
@@ -156,15 +170,16 @@ impl<H: Hasher> Write for Sink<H> {
                     }
                 },
                 State::Between | State::Word => {
-                    if character.is_ascii_alphanumeric() || character == '_' {
-                        self.word.push(character);
+                    if byte.is_ascii_alphanumeric() || byte == b'_' {
+                        self.word.push(byte);
                         self.state = State::Word;
                     } else {
                         if matches!(self.state, State::Word) {
                             self.end_word();
                         }
-                        self.feed(character);
-                        if character == '"' {
+                        // Behind the name of a place comes its colon.
+                        self.feed(byte);
+                        if byte == b'"' {
                             self.state = State::Quoted(false);
                         }
                     }

@@ -147,9 +147,7 @@ fn statement(random: &mut Random) -> String {
         ),
         20 => format!("select array_agg(x order by x.id) from p x where {test}"),
         21 => format!("select {text}, {other} from p x where {test} order by 1 nulls first, {int}, x.id"),
-        22 => format!(
-            "select j.id, j.note, j.name from (p x join c on c.id = x.cust) as j(id, cust, amt, note, e, d, tags, cid, name) where j.note::int > 2"
-        ),
+        22 => "select j.id, j.note, j.name from (p x join c on c.id = x.cust) as j(id, cust, amt, note, e, d, tags, cid, name) where j.note::int > 2".to_owned(),
         23 => format!(
             "select x.id, y.id from p x full join p y on x.id = y.cust and {more} where coalesce(x.id, 0) < 30"
         ),
@@ -157,10 +155,8 @@ fn statement(random: &mut Random) -> String {
             "select x.id from p x where exists (select 1 from p y where y.cust = x.cust and {more}) and {test}"
         ),
         25 => format!("select x.cust, {text} from p x group by x.cust, {text} having max(x.id) > 3"),
-        26 => format!(
-            "select q.k from (select x.note as k, count(*) as z from p x group by x.note) q where q.k::int > 4 and q.z = 1"
-        ),
-        27 => format!("select x.note from p x group by x.note having x.note::int > 10 or x.note is null"),
+        26 => "select q.k from (select x.note as k, count(*) as z from p x group by x.note) q where q.k::int > 4 and q.z = 1".to_owned(),
+        27 => "select x.note from p x group by x.note having x.note::int > 10 or x.note is null".to_owned(),
         28 => {
             format!("select distinct on (x.cust) x.cust, {text} from p x where {test} order by x.cust, x.id")
         }
@@ -168,9 +164,7 @@ fn statement(random: &mut Random) -> String {
         30 => format!(
             "select * from (values (1), (2), (40)) v(id) left join p x using (id) where {test} or x.id is null"
         ),
-        31 => format!(
-            "with recursive r(i) as (select 1 union all select x.id from r join p x on x.id = r.i + 1) select count(*), max(i) from r"
-        ),
+        31 => "with recursive r(i) as (select 1 union all select x.id from r join p x on x.id = r.i + 1) select count(*), max(i) from r".to_owned(),
         32 => format!(
             "with a as (select {text} as v, x.id from p x), b as (select * from a where v is not null) select b.id from b where upper(b.v) <> 'Q' order by b.id"
         ),

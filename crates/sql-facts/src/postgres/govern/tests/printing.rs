@@ -90,3 +90,30 @@ fn usual_statements_are_printed_exactly() {
     }
     assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn the_proof_sees_every_difference_but_places() {
+    let prove = |sql: &str, text: &str| {
+        let parsed = pg_raw_parse::parse(sql).unwrap();
+        let pieces = Workshop::new(sql.len()).open().unwrap();
+        proof::prove(parsed.iter().next().unwrap(), text, &pieces.windows)
+    };
+    assert_eq!(
+        prove("select   a,  b from t", "select a, b from t").unwrap(),
+        [(7, 9), (10, 13), (17, 20)]
+    );
+    for (sql, text) in [
+        ("select a and (b or c)", "select a and b or c"),
+        ("select 'location: 5'", "select 'location: 6'"),
+        ("select 'a\"'", "select 'a'"),
+        ("select 1", "select 1, 1"),
+        ("select 1", "select 1; select 1"),
+        ("select a from t", "select a from only t"),
+        ("select a from t", "select a from s.t"),
+        ("select 1::text", "select 1::varchar"),
+        ("select 12345678901", "select 12345678902"),
+        ("select true", "select false"),
+    ] {
+        assert!(prove(sql, text).is_err(), "{sql} / {text}");
+    }
+}
