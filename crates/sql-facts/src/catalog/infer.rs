@@ -5,7 +5,7 @@ use pg_raw_parse::raw::{A_Expr_Kind, SQLValueFunctionOp, SubLinkType};
 use pg_raw_parse::{ConstValue, Node, nodes};
 use row_masking::ColumnType;
 
-use super::apply::resolve_type_name;
+use super::apply::parts::resolve_type_name;
 use super::code::Operand;
 use super::types::TypeKind;
 use super::{CatalogError, CatalogView, Oid};

@@ -181,6 +181,7 @@ const SCRIPTS: &[&str] = &[
     "create table aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa (bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb serial, c serial)",
     "create table t_a_seq (x int); create table t (a serial)",
     "create table if not exists t (a int); create table if not exists t (b text); drop table if exists nothing; alter table if exists nothing add a int",
+    "create table t (a int, b text); select a, b as c into u from t; select a into temp w from t",
     "create table _t (a int); create table t (a int)",
 ];
 
@@ -322,7 +323,7 @@ fn what_is_not_understood_is_not_applied() {
         "alter table nothing add a int",
         "drop table nothing",
         "create foreign table f (a int) server s",
-        "select 1 as a into t",
+        "select 1 as a into t union select 2",
     ] {
         let refused = applied(&base, script, &path(&["public"])).err();
         assert!(

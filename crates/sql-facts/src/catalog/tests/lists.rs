@@ -44,6 +44,33 @@ fn every_function_and_relation_of_every_major_was_looked_at() {
 }
 
 #[test]
+fn the_generated_tables_are_those_of_the_server() {
+    let db = database();
+    let major = major(&db);
+    let mut printed: Vec<String> = db
+        .psql(
+            "select concat_ws(E'\\t', p.proname, case when p.oid < 12000 then p.oid else 0 end, p.prokind,
+                 p.pronargdefaults, case when p.provariadic <> 0 then 'v' else '-' end, p.provolatile,
+                 case when p.proleakproof then 'l' else '-' end, p.prorettype, array_to_string(p.proargtypes::oid[], ' '))
+             from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+             where p.oid < 16384 and n.nspname = 'pg_catalog'",
+        )
+        .expect("the functions")
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    let mut known = builtins::function_lines(major);
+    printed.sort();
+    known.sort();
+    assert_eq!(known.len(), printed.len());
+    assert!(
+        known == printed,
+        "{:?}",
+        known.iter().zip(&printed).find(|(a, b)| a != b)
+    );
+}
+
+#[test]
 fn every_built_in_operator_only_computes() {
     for major in 13..=18 {
         let server = Fresh::new(major);
