@@ -64,9 +64,23 @@ struct State {
     /// Of the rows that made the catalog.
     digest: u64,
     catalog: Option<Arc<Catalog>>,
-    /// Generation of the policies in `world`.
-    policies: u64,
+    /// The newest that were given; `world` is bound by these.
+    policies: Option<Arc<Policies>>,
     unresolved: Vec<Unresolved>,
+}
+
+impl State {
+    /// Keeps the policies if they are newer than those it has.
+    fn newer_policies(&mut self, policies: &Arc<Policies>) -> bool {
+        let newer = self
+            .policies
+            .as_ref()
+            .is_none_or(|known| known.generation < policies.generation);
+        if newer {
+            self.policies = Some(Arc::clone(policies));
+        }
+        newer
+    }
 }
 
 impl Database {
@@ -104,13 +118,18 @@ impl Database {
         server_major: u16,
         rows: &[(String, String)],
         asked: Instant,
-        policies: &Policies,
+        policies: &Arc<Policies>,
     ) -> Result<(), String> {
         let mut hasher = DefaultHasher::new();
         (server_major, rows).hash(&mut hasher);
         let digest = hasher.finish();
         let mut state = self.lock();
+        // While the catalog was read, newer policies may have come, or a newer catalog.
+        let newer = state.newer_policies(policies);
         if state.read_at.is_some_and(|at| at > asked) {
+            if newer {
+                self.publish(&mut state);
+            }
             return Ok(());
         }
         if state.catalog.is_none() || state.digest != digest {
@@ -119,23 +138,24 @@ impl Database {
                 Catalog::from_rows(server_major, next_version(), rows).map_err(|error| error.to_string())?;
             state.catalog = Some(Arc::new(catalog));
             state.digest = digest;
-            self.publish(&mut state, policies);
+            self.publish(&mut state);
+        } else if newer {
+            self.publish(&mut state);
         }
         state.read_at = Some(asked);
         Ok(())
     }
 
     /// Binds new policies to the catalog that is known.
-    pub fn take_policies(&self, policies: &Policies) {
+    pub fn take_policies(&self, policies: &Arc<Policies>) {
         let mut state = self.lock();
-        if state.policies < policies.generation {
-            self.publish(&mut state, policies);
+        if state.newer_policies(policies) {
+            self.publish(&mut state);
         }
     }
 
-    fn publish(&self, state: &mut State, policies: &Policies) {
-        state.policies = policies.generation;
-        let Some(catalog) = &state.catalog else {
+    fn publish(&self, state: &mut State) {
+        let (Some(catalog), Some(policies)) = (&state.catalog, &state.policies) else {
             return;
         };
         let Some(policy) = policies.policy.for_name(&self.name) else {

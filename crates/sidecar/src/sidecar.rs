@@ -40,6 +40,8 @@ use crate::upstream::Login;
 const STACK_BYTES: usize = 128 * 1024 * 1024;
 /// Connections that wait for one thread.
 const HANDOVER_MAX: usize = 64;
+/// Sessions have this long beyond the grace time to say good-bye.
+const AFTER_GRACE: Duration = Duration::from_secs(3);
 /// Connections above the limit that are told so at once.
 const TOLD_MAX: usize = 32;
 /// The collector has this long to confirm the last receipts.
@@ -329,6 +331,22 @@ fn worker(shared: &Arc<Shared>, mut receiver: mpsc::Receiver<Accepted>) {
     });
 }
 
+/// Counts an open connection; also one that ends by a panic is counted off.
+struct Open(prometheus_client::metrics::gauge::Gauge);
+
+impl Open {
+    fn count(metrics: &Metrics) -> Self {
+        metrics.open.inc();
+        Self(metrics.open.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 async fn one(shared: Arc<Shared>, judge: Rc<RefCell<Judge>>, accepted: Accepted) {
     let Accepted {
         socket,
@@ -336,7 +354,7 @@ async fn one(shared: Arc<Shared>, judge: Rc<RefCell<Judge>>, accepted: Accepted)
         permit,
         turned_away,
     } = accepted;
-    shared.metrics.open.inc();
+    let open = Open::count(&shared.metrics);
     let reason = match TcpStream::from_std(socket) {
         Ok(socket) if turned_away => connection::turn_away(&shared, socket).await,
         Ok(socket) => connection::serve(Arc::clone(&shared), judge, socket, peer).await,
@@ -345,7 +363,7 @@ async fn one(shared: Arc<Shared>, judge: Rc<RefCell<Judge>>, accepted: Accepted)
             EndKind::Client
         }
     };
-    shared.metrics.open.dec();
+    drop(open);
     shared.metrics.ends.get_or_create(&EndLabel { reason }).inc();
     drop(permit);
 }
@@ -359,6 +377,7 @@ async fn control(
     let health = Health::new(&["listener", "policies"]);
     health.set("policies", true);
     let mut background = JoinSet::new();
+    let last = trigger.clone();
     background.spawn(async move {
         if let Err(error) = trigger.on_signals().await {
             tracing::error!(%error, "cannot listen to signals");
@@ -404,8 +423,11 @@ async fn control(
     };
     tokio::select! {
         () = idle => {}
+        // Whoever still logs in when the grace time is over is cut off.
+        () = tokio::time::sleep(shared.config.drain + AFTER_GRACE) => {}
         () = drain.reached(Stage::Stopped) => {}
     }
+    last.advance(Stage::Stopped);
     background.shutdown().await;
     Ok(())
 }

@@ -76,7 +76,8 @@ fn bytes_behind_a_request_for_encryption_are_refused() {
 fn versions_are_negotiated() {
     let sidecar = sidecar();
     // Version asked, options, version told (`None`: nothing is told).
-    let cases: [(u32, &[(&str, &str)], Option<u32>); 5] = [
+    type Options<'o> = &'o [(&'o str, &'o str)];
+    let cases: [(u32, Options<'_>, Option<u32>); 5] = [
         (V3_0, &[], None),
         // The server is older than 3.2, and nobody speaks 3.1.
         (V3_2, &[], Some(V3_0)),
