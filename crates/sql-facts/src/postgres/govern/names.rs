@@ -8,7 +8,7 @@ use pg_raw_parse::nodes::{
 use pg_raw_parse::{ConstValue, Node, deparse};
 
 use super::workshop::ident;
-use crate::catalog::Relation;
+use crate::catalog::{Column, Relation};
 use crate::plan::{CannotGovern, RowFilter};
 
 /// Deeper predicates are refused.
@@ -20,10 +20,21 @@ pub(super) fn predicate(
     filter: &RowFilter,
     qualifier: Option<&str>,
 ) -> Result<String, CannotGovern> {
+    predicate_over(relation, filter, qualifier, &|_| None)
+}
+
+/// The same, with other expressions in place of some columns.
+pub(super) fn predicate_over(
+    relation: &Relation,
+    filter: &RowFilter,
+    qualifier: Option<&str>,
+    instead: &dyn Fn(&Column) -> Option<String>,
+) -> Result<String, CannotGovern> {
     let printer = Printer {
         relation,
         qualifier,
         rule: &filter.rule,
+        instead,
     };
     let parsed = pg_raw_parse::parse(&format!("SELECT ({}\n)", filter.predicate))
         .map_err(|error| printer.refuse(&format!("does not parse: {error}")))?;
@@ -50,6 +61,7 @@ struct Printer<'a> {
     relation: &'a Relation,
     qualifier: Option<&'a str>,
     rule: &'a str,
+    instead: &'a dyn Fn(&Column) -> Option<String>,
 }
 
 impl Printer<'_> {
@@ -78,10 +90,13 @@ impl Printer<'_> {
                     [table, name] if *table == self.relation.name => name,
                     _ => return Err(self.refuse("names a column of another table")),
                 };
-                if self.relation.column(name).is_none() {
+                let Some(column) = self.relation.column(name) else {
                     return Err(
                         self.refuse(&format!("names the column {name}, which the table does not have"))
                     );
+                };
+                if let Some(other) = (self.instead)(column) {
+                    return Ok(other);
                 }
                 Ok(match self.qualifier {
                     Some(qualifier) => format!("{}.{}", ident(qualifier), ident(name)),

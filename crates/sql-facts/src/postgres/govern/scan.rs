@@ -53,8 +53,10 @@ pub(super) struct Scan {
     pub(super) bare_rows: HashSet<i32>,
     /// The statement locks rows.
     pub(super) locks_rows: bool,
-    /// Columns of a USING or NATURAL join by name; `None` for NATURAL.
-    pub(super) joined_by_name: bool,
+    /// A NATURAL join.
+    pub(super) natural: bool,
+    /// Names in USING.
+    pub(super) using: BTreeSet<String>,
     /// Ranges that an alias of a join hides.
     pub(super) hidden: BTreeSet<usize>,
     /// Ranges inside sub-selects and CTEs.
@@ -343,7 +345,12 @@ impl<'a> Scanner<'a> {
                 let full = join.jointype == nodes::JoinType::JOIN_FULL;
                 self.expression(join.quals(), if full { Area::Bare } else { Area::Open })?;
                 if join.is_natural || !join.using_clause().is_empty() {
-                    self.out.joined_by_name = true;
+                    self.out.natural |= join.is_natural;
+                    self.out.using.extend(
+                        join.using_clause()
+                            .iter()
+                            .filter_map(|name| name.sval().map(str::to_owned)),
+                    );
                     below = None;
                 }
                 match (aliased, items.as_mut(), below) {

@@ -659,10 +659,16 @@ fn wire_masks(job: &Job<'_>, node: Node<'_>, scan: &Scan) -> Result<BTreeMap<usi
             return Err(wire_used(job.relation(*range)?, plan));
         }
     }
-    if scan.joined_by_name
-        && let Some((range, plan)) = wired.first()
-    {
-        return Err(wire_used(job.relation(*range)?, plan));
+    for (index, plan) in &wired {
+        let (relation, range) = (job.relation(*index)?, job.range(*index));
+        let named = relation.columns.iter().any(|column| {
+            matches!(plan.masks.get(&column.number), Some(ColumnMask::Wire(_)))
+                && scan.using.contains(&column.name)
+        });
+        let renamed = range.is_some_and(|range| !range.column_aliases.is_empty()) && !scan.using.is_empty();
+        if scan.natural || named || renamed {
+            return Err(wire_used(relation, plan));
+        }
     }
     let outputs = job.facts.output.iter().filter(|column| column.target.is_none());
     for (index, column) in outputs.enumerate() {

@@ -7,8 +7,7 @@ use pg_raw_parse::make::{MemoryToken, Unique};
 use pg_raw_parse::nodes::{
     self, BoolExprType, CmdType, MergeMatchKind, ReturningClause, SelectStmt, SetOperation,
 };
-use pg_raw_parse::transform::Transform as _;
-use pg_raw_parse::transform::TransformClosure;
+use pg_raw_parse::transform::{Assignable, Transform as _, TransformClosure};
 use pg_raw_parse::walk::walk;
 use pg_raw_parse::{ConstValue, Node, NodeMut};
 
@@ -37,6 +36,8 @@ pub(super) struct Writes {
     checks: HashMap<usize, Piece>,
     /// By range: the same as a condition of COPY FROM.
     copy_checks: HashMap<usize, Piece>,
+    /// By WHEN clause of the one MERGE: a value that raises, the column that carries it, the columns it is made of.
+    merge_checks: HashMap<usize, (Piece, AttNum, Vec<AttNum>)>,
     /// By (range, column): the value kept where a mask is written back.
     write_backs: HashMap<(usize, AttNum), Piece>,
     counted: Option<Piece>,
@@ -75,9 +76,8 @@ impl Writes {
                     )?;
                     if !plan.filters.is_empty() && needs_check(job, index, relation, plan, node)? {
                         if range.role == RangeRole::MergeTarget && job.view.catalog.server_major < 17 {
-                            return Err(CannotGovern::NotBuilt(
-                                "MERGE that writes columns of a row filter, before PostgreSQL 17".to_owned(),
-                            ));
+                            writes.merge_checks(job, sites, index, plan, top)?;
+                            continue;
                         }
                         writes.check(job, sites, index, plan, top)?;
                     }
@@ -137,6 +137,79 @@ impl Writes {
                     .select("SELECT pg_catalog.count(weir_k) FROM weir_w", range.location),
             );
         }
+        Ok(())
+    }
+
+    /// MERGE has no RETURNING before 17: the values that are assigned are checked themselves.
+    fn merge_checks(
+        &mut self,
+        job: &Job<'_>,
+        sites: &mut Sites,
+        index: usize,
+        plan: &RelationPlan,
+        top: Node<'_>,
+    ) -> Result<(), CannotGovern> {
+        let (Some(range), relation, Node::MergeStmt(merge)) = (job.range(index), job.relation(index)?, top)
+        else {
+            return Err(CannotGovern::NotBuilt(
+                "a MERGE below the top of a statement".to_owned(),
+            ));
+        };
+        if relation.before_row_triggers {
+            return Err(CannotGovern::Impossible(format!(
+                "MERGE into {}: its row filter cannot be checked behind a BEFORE trigger; use INSERT or UPDATE",
+                relation.name
+            )));
+        }
+        let columns = filter_columns(relation, plan)?;
+        for (place, when) in merge.merge_when_clauses().iter().enumerate() {
+            let inserts = when.command_type == CmdType::CMD_INSERT;
+            if !inserts && when.command_type != CmdType::CMD_UPDATE {
+                continue;
+            }
+            let values: Vec<AttNum> = values_of(when, relation)
+                .into_iter()
+                .filter(|(column, _)| columns.contains(&column.number))
+                .map(|(column, value)| match value {
+                    Node::SetToDefault(_) | Node::MultiAssignRef(_) => Err(unchecked(relation)),
+                    value if is_volatile(job, value) => Err(unchecked(relation)),
+                    _ => Ok(column.number),
+                })
+                .collect::<Result<_, _>>()?;
+            let Some(carrier) = values.first().copied() else {
+                if inserts {
+                    return Err(unchecked(relation));
+                }
+                continue;
+            };
+            if inserts && columns.iter().any(|column| !values.contains(column)) {
+                return Err(unchecked(relation));
+            }
+            let instead = |column: &Column| {
+                values
+                    .contains(&column.number)
+                    .then(|| format!("CAST({VALUE}_{} AS {})", column.number, column.column_type.sql))
+            };
+            let mut parts = Vec::new();
+            for filter in &plan.filters {
+                let qualifier = Some(range.reference_name.as_str());
+                parts.push(super::names::predicate_over(
+                    relation, filter, qualifier, &instead,
+                )?);
+            }
+            let kind = relation
+                .column_by_number(carrier)
+                .map_or("pg_catalog.text", |column| &column.column_type.sql);
+            let sql = format!(
+                "CASE WHEN ({condition}) IS TRUE THEN {VALUE}_{carrier} ELSE CAST(CAST(CAST(('WEIR-CHECK' \
+                 OPERATOR(pg_catalog.||) pg_catalog.\"left\"(COALESCE(CAST({VALUE}_{carrier} AS pg_catalog.text), \
+                 ''), 0)) AS pg_catalog.int4) AS pg_catalog.text) AS {kind}) END",
+                condition = parts.join(" AND "),
+            );
+            let piece = sites.shop.expression(&sql, range.location);
+            self.merge_checks.insert(place, (piece, carrier, values));
+        }
+        self.check_rule = plan.filters.first().map(|filter| filter.rule.clone());
         Ok(())
     }
 
@@ -294,6 +367,75 @@ fn counted<'mem>(
     Ok(select.uncast())
 }
 
+fn unchecked(relation: &Relation) -> CannotGovern {
+    CannotGovern::NotBuilt(format!(
+        "MERGE into {} that does not give each column of its row filter a plain value, before PostgreSQL 17",
+        relation.name
+    ))
+}
+
+/// A value that is not the same when it is computed twice.
+fn is_volatile(job: &Job<'_>, value: Node<'_>) -> bool {
+    let mut found = false;
+    walk(value, |node| {
+        found |= match node {
+            Node::FuncCall(call) => job.is_volatile(call.location),
+            Node::SubLink(_) => true,
+            _ => false,
+        };
+    });
+    found
+}
+
+/// What a WHEN clause assigns.
+fn values_of<'n>(when: &'n nodes::MergeWhenClause, relation: &'n Relation) -> Vec<(&'n Column, Node<'n>)> {
+    let targets: Vec<&nodes::ResTarget> = when
+        .target_list()
+        .iter()
+        .filter_map(|node| match node {
+            Node::ResTarget(target) => Some(target),
+            _ => None,
+        })
+        .collect();
+    let named = |target: &nodes::ResTarget| target.name().and_then(|name| relation.column(name));
+    if when.command_type == CmdType::CMD_UPDATE {
+        return targets
+            .into_iter()
+            .filter_map(|target| Some((named(target)?, target.val())))
+            .collect();
+    }
+    let columns: Vec<&Column> = if targets.is_empty() {
+        relation.columns.iter().collect()
+    } else {
+        targets.into_iter().filter_map(named).collect()
+    };
+    columns.into_iter().zip(when.values()).collect()
+}
+
+/// Puts values into a piece, by the names they have there.
+fn fill<'mem>(
+    mem: MemoryToken<'mem>,
+    piece: Node<'_>,
+    values: &[(String, Node<'_>)],
+) -> Unique<'mem, Node<'mem>> {
+    let mut copy = mem.make_unique(piece);
+    let mut closure = TransformClosure::new(|node: Assignable<'mem, '_>| match &*node {
+        NodeMut::ColumnRef(reference) if reference.fields().len() == 1 => {
+            let name = reference.fields().first().and_then(Node::as_str);
+            match values.iter().find(|(known, _)| Some(known.as_str()) == name) {
+                Some((_, value)) => {
+                    node.replace(mem.make_unique(*value));
+                    None
+                }
+                None => Some(node),
+            }
+        }
+        _ => Some(node),
+    });
+    closure.transform_node(Assignable::new(&mut copy));
+    copy
+}
+
 /// Adds the check to RETURNING.
 fn add_check<'mem>(
     rewriter: &mut Rewriter<'_, 'mem>,
@@ -389,7 +531,7 @@ pub(super) fn merge<'mem>(rewriter: &mut Rewriter<'_, 'mem>, node: &mut nodes::M
         node.set_join_condition(both);
     }
     let mut changed = Vec::new();
-    for when in node.merge_when_clauses() {
+    for (place, when) in node.merge_when_clauses().iter().enumerate() {
         let mut copy = rewriter.mem.make_unique(when);
         if when.match_kind == MergeMatchKind::MERGE_WHEN_NOT_MATCHED_BY_SOURCE
             && let Some(both) = filter_and(rewriter, index, when.condition())
@@ -410,9 +552,56 @@ pub(super) fn merge<'mem>(rewriter: &mut Rewriter<'_, 'mem>, node: &mut nodes::M
                 }
             }
         }
+        put_merge_check(rewriter, place, when, index, &mut copy);
         changed.push(copy);
     }
     node.set_merge_when_clauses(rewriter.mem.make_list(&changed));
+}
+
+/// Puts the value that raises where its column is assigned.
+fn put_merge_check<'mem>(
+    rewriter: &mut Rewriter<'_, 'mem>,
+    place: usize,
+    when: &nodes::MergeWhenClause,
+    index: usize,
+    copy: &mut Unique<'mem, &'mem nodes::MergeWhenClause>,
+) {
+    let Some((piece, carrier, columns)) = rewriter.writes.merge_checks.get(&place) else {
+        return;
+    };
+    let Ok(relation) = rewriter.job.relation(index) else {
+        return;
+    };
+    let assigned = values_of(when, relation);
+    let values: Vec<(String, Node<'_>)> = assigned
+        .iter()
+        .filter(|(column, _)| columns.contains(&column.number))
+        .map(|(column, value)| (format!("{VALUE}_{}", column.number), *value))
+        .collect();
+    let expression = rewriter.pieces.expression(*piece);
+    let Some(expression) = rewriter.attempt(expression) else {
+        return;
+    };
+    let checked = fill(rewriter.mem, expression, &values);
+    let Some(at) = assigned.iter().position(|(column, _)| column.number == *carrier) else {
+        return;
+    };
+    if when.command_type == CmdType::CMD_UPDATE {
+        let name = relation
+            .column_by_number(*carrier)
+            .map(|column| column.name.as_str());
+        let mut checked = Some(checked);
+        for node in copy.as_mut().target_list_mut() {
+            if let NodeMut::ResTarget(mut target) = node
+                && target.name() == name
+                && let Some(checked) = checked.take()
+            {
+                target.set_val(checked);
+            }
+        }
+    } else {
+        copy.as_mut().values_mut().set(at, checked);
+    }
 }
 
 pub(super) fn copy<'mem>(rewriter: &mut Rewriter<'_, 'mem>, node: &mut nodes::CopyStmtMut<'mem, '_>) {
@@ -556,21 +745,8 @@ fn kept<'mem>(
         return Err(what("setting"));
     };
     let mem = rewriter.mem;
-    let mut copy = mem.make_unique(rewriter.pieces.expression(*piece)?);
-    let value = target.val();
-    let mut closure = TransformClosure::new(
-        |node: pg_raw_parse::transform::Assignable<'mem, '_>| match &*node {
-            NodeMut::ColumnRef(reference)
-                if reference.fields().iter().filter_map(Node::as_str).eq([VALUE]) =>
-            {
-                node.replace(mem.make_unique(value));
-                None
-            }
-            _ => Some(node),
-        },
-    );
-    closure.transform_node(pg_raw_parse::transform::Assignable::new(&mut copy));
-    Ok(Some(copy))
+    let piece = rewriter.pieces.expression(*piece)?;
+    Ok(Some(fill(mem, piece, &[(VALUE.to_owned(), target.val())])))
 }
 
 /// A type without its modifier, so that a parameter keeps its type and too long values still fail.

@@ -516,6 +516,41 @@ fn merge_changes_visible_rows_only() {
 }
 
 #[test]
+fn merge_checks_the_values_that_it_assigns() {
+    let world = world();
+    let good = [
+        "!begin",
+        "merge into o using p on o.id = p.id when not matched then insert (id, tenant, note) values (p.id + 100, 'a', 'new')",
+        "!select count(*), min(tenant) from o where note = 'new'",
+        "merge into o using p on o.id = p.id when matched then update set tenant = lower('A'), amt = 77",
+        "!select count(*) from o where amt = 77 and tenant = 'a'",
+        "merge into o using p on o.id = p.id when not matched then insert values (p.id + 200, 'last', 'a', 1)",
+        "!select count(*) from o where note = 'last'",
+        "!rollback",
+    ];
+    assert_eq!(world.session(&good), "3|a\n5\n3");
+    for bad in [
+        "merge into o using p on o.id = p.id when not matched then insert (id, tenant) values (p.id + 100, 'b')",
+        "merge into o using p on o.id = p.id when not matched then insert (id, tenant) values (p.id + 100, p.id::text)",
+        "merge into o using p on o.id = p.id when matched then update set tenant = 'b'",
+        "merge into o using p on o.id = p.id when matched then update set tenant = note",
+    ] {
+        let governed = world.govern(bad);
+        assert_eq!(governed.check_rule.as_deref(), Some("filter-o"));
+        let error = format!("{:#}", world.db.psql(&governed.text).unwrap_err());
+        assert!(error.contains("\"WEIR-CHECK\""), "{bad}: {error}");
+    }
+    for unknown in [
+        "merge into o using p on o.id = p.id when not matched then insert (id) values (p.id + 100)",
+        "merge into o using p on o.id = p.id when not matched then insert (id, tenant) values (p.id + 100, default)",
+        "merge into o using p on o.id = p.id when matched then update set (tenant, amt) = ('a', 1)",
+        "merge into o using p on o.id = p.id when matched then update set tenant = random()::text",
+    ] {
+        assert!(world.try_govern(unknown).is_err(), "{unknown}");
+    }
+}
+
+#[test]
 fn writes_read_other_governed_tables_through_their_masks() {
     let world = world();
     let rows = world.session(&[
@@ -627,6 +662,8 @@ fn a_wire_mask_is_only_delivered_as_it_is() {
             .collect::<Vec<_>>(),
         [2]
     );
+    let joined = world.govern("select email, id from t join u using (id)");
+    assert_eq!(joined.wire_masks.keys().copied().collect::<Vec<_>>(), [0]);
     for refused in [
         "select lower(email) from t",
         "select id from t where email = 'x'",
