@@ -1,6 +1,6 @@
 //! `decide`: one statement against one bound policy. The only place that makes a [`Permit`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sql_facts::facts::{Action, Call, CallSyntax, FunctionClass, TableAction};
@@ -88,6 +88,7 @@ pub struct Permit {
     verdict: Verdict,
     limits: StatementLimits,
     forbidden_origins: BTreeSet<(Oid, AttNum)>,
+    masks: BTreeMap<(Oid, AttNum), &'static str>,
     receipt_mode: ReceiptMode,
 }
 
@@ -112,6 +113,10 @@ impl Permit {
     /// that [`Governed::wire_masks`] names.
     pub fn forbidden_origins(&self) -> &BTreeSet<(Oid, AttNum)> {
         &self.forbidden_origins
+    }
+    /// The mask on each column that is masked for this subject, by name, for receipts and explanations.
+    pub fn masks(&self) -> &BTreeMap<(Oid, AttNum), &'static str> {
+        &self.masks
     }
     /// How it is recorded.
     pub fn receipt_mode(&self) -> ReceiptMode {
@@ -168,6 +173,7 @@ impl<'a> DecisionContext<'a> {
             verdict,
             limits: judge.limits(),
             forbidden_origins: judge.forbidden_origins(),
+            masks: judge.mask_names(),
             receipt_mode: self.policy.receipt_mode,
         }
     }

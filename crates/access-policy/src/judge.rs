@@ -1297,6 +1297,21 @@ impl<'a> Judge<'a> {
             .collect()
     }
 
+    /// The mask of each masked column, by name: of several the strictest.
+    pub(crate) fn mask_names(&self) -> BTreeMap<(Oid, AttNum), &'static str> {
+        const STRICTEST_FIRST: [&str; 6] = ["Null", "Constant", "Hash", "DateTrunc", "Email", "Partial"];
+        let rank = |name: &str| STRICTEST_FIRST.iter().position(|known| *known == name);
+        let relations = self.policy.masks.keys();
+        relations
+            .flat_map(|oid| {
+                self.masks(*oid).into_iter().filter_map(|(column, masks)| {
+                    let names = masks.iter().map(|mask| mask.mask.name());
+                    Some(((*oid, column), names.min_by_key(|name| rank(name))?))
+                })
+            })
+            .collect()
+    }
+
     /// What the session watches while the statement runs.
     pub(crate) fn limits(&self) -> StatementLimits {
         let mut limits = StatementLimits::default();

@@ -291,7 +291,10 @@ async fn range(
 }
 
 /// The whole groups that hold entries of `[from, to)`, with what proves that they are in the log.
-pub(crate) fn export_range(log: &Log, from: u64, to: u64) -> Result<String, LogError> {
+///
+/// # Errors
+/// [`LogError`]
+pub fn export_range(log: &Log, from: u64, to: u64) -> Result<String, LogError> {
     let (mut lines, mut first, mut last) = (String::new(), None, from);
     let (size, note) = log.checkpoint().cloned().unwrap_or_default();
     log.each_group(from, to.min(size), |placed| {
@@ -358,7 +361,11 @@ async fn status(State(shared): State<Shared>) -> Result<Json<Status>, Failure> {
     .await
 }
 
-pub(crate) fn status_of(log: &Log, index: &Index) -> Result<Status, crate::IndexError> {
+/// What a collector with that log and index is and has.
+///
+/// # Errors
+/// [`IndexError`](crate::IndexError)
+pub fn status_of(log: &Log, index: &Index) -> Result<Status, crate::IndexError> {
     let count = |sql: &str| index.connection.query_row(sql, [], |row| row.get::<_, u64>(0));
     Ok(Status {
         program: concat!("weir-collector ", env!("CARGO_PKG_VERSION")).to_owned(),

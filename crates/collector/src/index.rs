@@ -255,6 +255,17 @@ impl Index {
         Ok(())
     }
 
+    /// Writes everything into the one file and closes it.
+    ///
+    /// # Errors
+    /// [`IndexError::Sqlite`]
+    pub fn close(self) -> Result<(), IndexError> {
+        self.connection
+            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE;")?;
+        self.connection.close().map_err(|(_, error)| error)?;
+        Ok(())
+    }
+
     /// Adds what the log has beyond it.
     ///
     /// # Errors

@@ -19,9 +19,9 @@ mod metrics;
 mod serve;
 mod tree;
 
-pub use http::{GroupsPage, Status};
+pub use http::{GroupsPage, Status, export_range, status_of};
 pub use index::{AuditFilter, AuditRow, Index, IndexError};
 pub use ingest::{Ingest, IngestAnswer, IngestError, Placed, Request};
 pub use lineage::{Direction, Edge, Lineage};
-pub use log::{Log, LogError, PlacedGroup, verify_log};
+pub use log::{Log, LogError, LogVerifier, PlacedGroup, is_live, verify_log};
 pub use serve::{Config, serve};

@@ -809,12 +809,7 @@ pub fn verify_log(dir: &Path, trusted: Option<&LogKey>) -> Result<Report, LogErr
     };
     let live = is_live(dir);
     let tail = read_if_there(&dir.join("tail.wal")).map_err(io)?;
-    let mut walk = Walk {
-        verifier,
-        frontier: Frontier::default(),
-        checkpoint,
-        next: 0,
-    };
+    let mut walk = LogVerifier::new(verifier, checkpoint);
     let paths = segment_paths(dir).map_err(io)?;
     let (records, good) = read_wal(&tail);
     let tail_from = records.first().map(|placed| placed.index);
@@ -838,14 +833,26 @@ pub fn verify_log(dir: &Path, trusted: Option<&LogKey>) -> Result<Report, LogErr
     Ok(walk.finish())
 }
 
-struct Walk {
+/// Verifies a log whose groups come one after the other from index 0 on.
+#[derive(Debug)]
+pub struct LogVerifier {
     verifier: Verifier,
     frontier: Frontier,
     checkpoint: Option<Checkpoint>,
     next: u64,
 }
 
-impl Walk {
+impl LogVerifier {
+    /// Nothing seen yet; the tree is compared with that checkpoint.
+    pub fn new(verifier: Verifier, checkpoint: Option<Checkpoint>) -> Self {
+        Self {
+            verifier,
+            frontier: Frontier::default(),
+            checkpoint,
+            next: 0,
+        }
+    }
+
     fn segment(&mut self, bytes: &[u8], may_be_torn: bool) {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -878,7 +885,8 @@ impl Walk {
         }
     }
 
-    fn group(&mut self, placed: &PlacedGroup) {
+    /// The next group.
+    pub fn group(&mut self, placed: &PlacedGroup) {
         if placed.end() <= self.next {
             return;
         }
@@ -907,7 +915,8 @@ impl Walk {
         }
     }
 
-    fn finish(mut self) -> Report {
+    /// The verdicts.
+    pub fn finish(mut self) -> Report {
         if let Some(checkpoint) = &self.checkpoint
             && checkpoint.size > self.frontier.size()
         {
@@ -1011,7 +1020,7 @@ fn read_or_make_key(dir: &Path) -> Result<SigningKey, LogError> {
 }
 
 /// Whether a collector has the log open.
-pub(crate) fn is_live(dir: &Path) -> bool {
+pub fn is_live(dir: &Path) -> bool {
     match File::options().write(true).open(dir.join("lock")) {
         Ok(file) => matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)),
         Err(_) => false,

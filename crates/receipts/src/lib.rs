@@ -39,5 +39,5 @@ pub use merkle::{
     node_hash, range_proof, root_of, root_of_range, verify_consistency, verify_inclusion,
 };
 pub use note::{Checkpoint, LogKey, NoteProblem};
-pub use range::{RangeHeader, RangeProblem, RangeVersion, group_line, verify_range};
+pub use range::{RangeHeader, RangeProblem, RangeVersion, group_line, read_group_line, verify_range};
 pub use verify::{Completeness, Hole, HoleKind, Integrity, Problem, ProblemKind, Report, Scope, Verifier};

@@ -64,6 +64,18 @@ pub fn group_line(group: &SignedGroup) -> Option<String> {
     .ok()
 }
 
+/// Reads [`group_line`]. Nothing is checked but the form.
+///
+/// # Errors
+/// Where the line is not a group.
+pub fn read_group_line(line: &str) -> Result<SignedGroup, serde_json::Error> {
+    let line: GroupLine = serde_json::from_str(line)?;
+    Ok(SignedGroup {
+        header: line.group,
+        events: line.events.into_iter().map(String::into_bytes).collect(),
+    })
+}
+
 /// Verifies a range. `trusted` is the log's key as the verifier got it from elsewhere; without it the key in the file is
 /// taken, which proves that the file is in itself whole but not whose log it is.
 ///

@@ -1,6 +1,7 @@
 //! Facts in names, for receipts: OIDs mean nothing outside the database they come from.
 
-use sql_facts::facts::{Action, ColumnId, StatementFacts, StatementKind, Transformation};
+use access_policy::Permit;
+use sql_facts::facts::{Action, ColumnId, StatementKind, Transformation};
 use sql_facts::{AttNum, CatalogView, Oid};
 
 /// A statement in names.
@@ -44,8 +45,8 @@ impl Description {
 }
 
 /// Puts facts into names.
-pub(crate) fn describe(facts: Option<&StatementFacts>, view: CatalogView<'_>) -> Description {
-    let Some(facts) = facts else {
+pub(crate) fn describe(permit: &Permit, view: CatalogView<'_>) -> Description {
+    let Some(facts) = permit.facts() else {
         return Description::unreadable();
     };
     let mut functions: Vec<String> = facts
@@ -83,7 +84,12 @@ pub(crate) fn describe(facts: Option<&StatementFacts>, view: CatalogView<'_>) ->
             .map(|output| OutputDescription {
                 name: output.name.clone(),
                 target: output.target.and_then(|column| qualified(view, column)),
-                mask: None,
+                mask: output.sources.iter().find_map(|source| {
+                    let masked = permit
+                        .masks()
+                        .get(&(source.column.relation, source.column.column))?;
+                    Some((*masked).to_owned())
+                }),
                 sources: output
                     .sources
                     .iter()

@@ -182,7 +182,7 @@ pub(crate) fn judge_statement(
 ) -> Result<Arc<Judged>, Refusal> {
     match access_policy::decide(statement, context) {
         Decision::Permit(permit) => {
-            let description = describe(permit.facts().map(Arc::as_ref), context.view);
+            let description = describe(&permit, context.view);
             let result = ResultPlan::from_permit(&permit);
             Ok(Arc::new(Judged {
                 changes_beside_tag: permit

@@ -1,0 +1,67 @@
+//! `weir`: questions about receipts, and about what a policy does.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use weir::{audit, demo, explain, export, facts, lineage, status, verify};
+
+/// Database governance: who did what, where data went, and what a policy does to a statement.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Who did what
+    Audit(audit::Args),
+    /// Where a column's values come from, and where they went
+    Lineage(lineage::Args),
+    /// Whether the receipts are unaltered (INTEGRITY) and all there (COMPLETENESS)
+    Verify(verify::Args),
+    /// Write a part of the log to a file that `weir verify` checks offline
+    Export(export::Args),
+    /// The collector's index
+    Index(status::IndexArgs),
+    /// What a collector or spool holds
+    Status(status::Args),
+    /// What a policy does to a statement; no database needed
+    Explain(explain::Args),
+    /// What a statement reads and writes; no database or policy needed
+    Facts(facts::Args),
+    /// A governed PostgreSQL on this machine, to try by hand
+    Demo(demo::Args),
+}
+
+/// Cannot read what was asked for.
+const CANNOT: u8 = 3;
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Audit(args) => audit::run(&args),
+        Command::Lineage(args) => lineage::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Index(args) => status::index(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Facts(args) => facts::run(&args),
+        Command::Demo(args) => demo::run(&args).map(|()| 0),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // A reader that has seen enough (`| head`) is no failure.
+            let closed = error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe);
+            if closed {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("weir: {error:#}");
+            ExitCode::from(CANNOT)
+        }
+    }
+}
