@@ -170,7 +170,10 @@ impl<'a> Judge<'a> {
         self.unknown_names(facts)?;
         let mut decided = None;
         for action in self.actions(facts) {
-            let rule = self.action(&action)?;
+            let rule = match facts.kind {
+                StatementKind::Lock if action.action == Action::Update => self.any_write(&action)?,
+                _ => self.action(&action)?,
+            };
             decided = decided.or(rule);
         }
         let label = String::new();
@@ -474,6 +477,18 @@ impl<'a> Judge<'a> {
         self.ruled(action, object).map(Some)
     }
 
+    /// A lock above ROW SHARE needs a right to write, whichever.
+    fn any_write(&self, action: &TableAction) -> Judged<Option<RuleRef>> {
+        let with = |write| TableAction {
+            action: write,
+            ..action.clone()
+        };
+        let update = self.action(&with(Action::Update));
+        update
+            .or_else(|refusal| self.action(&with(Action::Delete)).map_err(|_| refusal))
+            .or_else(|refusal| self.action(&with(Action::Insert)).map_err(|_| refusal))
+    }
+
     fn stands_for(&self, relation: &Relation, action: Action) -> Option<Vec<(Oid, AttNum)>> {
         match relation.kind {
             RelationKind::Index => Some(relation.owned_by.into_iter().collect()),
@@ -770,6 +785,8 @@ impl<'a> Judge<'a> {
                 Err(Why::RunsSql.refuse(built_in("functions"), reason))
             }
             FunctionClass::Unlisted if !built_in_alone => Ok(None),
+            // TABLESAMPLE's methods: they can be reached in no other way.
+            FunctionClass::Unlisted if matches!(name.as_str(), "bernoulli" | "system") => Ok(None),
             FunctionClass::Unlisted => {
                 let reason = || format!("{name}{inside} is not on the reviewed list of built-in functions");
                 self.user_code(name, Why::UnlistedFunction, reason)?;
@@ -909,6 +926,7 @@ impl<'a> Judge<'a> {
             let Some(relation) = action.relation.and_then(|oid| self.view.relation(oid)) else {
                 continue;
             };
+            self.rules(relation, action.action)?;
             for column in relation
                 .columns
                 .iter()
@@ -938,6 +956,21 @@ impl<'a> Judge<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Rules rewrite a write into whatever their owner wrote, rows of other tables in its answer included.
+    fn rules(&self, relation: &Relation, action: Action) -> Judged<()> {
+        let writes = matches!(action, Action::Insert | Action::Update | Action::Delete);
+        let Some(rule) = relation.rules.first().filter(|_| writes) else {
+            return Ok(());
+        };
+        let reason = || {
+            format!(
+                "rule {rule} of {}.{} is code whose effects cannot be seen",
+                relation.schema, relation.name
+            )
+        };
+        self.user_code(rule, Why::UserDefined, reason)
     }
 
     // ---- Guardrails and kinds.

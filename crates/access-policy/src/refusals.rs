@@ -87,12 +87,12 @@ impl Why {
             ),
             Self::NotRead => (
                 6,
-                "0A000",
+                "42501",
                 "write the statement in another way; what is not understood is not sent",
             ),
             Self::RecheckFailed => (
                 7,
-                "XX000",
+                "42501",
                 "report this statement: Weir's own check of what it would send failed",
             ),
             Self::DeniedByRule => (10, "42501", "ask the policy's owner, or do without"),

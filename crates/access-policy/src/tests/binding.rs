@@ -17,7 +17,7 @@ fn a_column_that_never_was_closes_its_table_and_a_table_its_name() {
 masks:
 - {name: gone, columns: [public.customers.emial], mask: {type: Email}}
 - {name: nowhere, columns: [public.clients.email], mask: {type: Email}}";
-    let mut world = World::new(setup(), &[spec]);
+    let mut world = World::own(setup(), &[spec]);
     let told: Vec<(&str, bool)> = world
         .unresolved
         .iter()
@@ -52,7 +52,7 @@ masks:
 
 #[test]
 fn renaming_never_unprotects() {
-    let mut world = World::new(setup(), &[EMAIL]);
+    let mut world = World::own(setup(), &[EMAIL]);
     let first = world.bound.generation;
     world
         .db
@@ -87,7 +87,7 @@ fn renaming_never_unprotects() {
 
 #[test]
 fn a_renamed_table_stays_closed_by_its_oid() {
-    let mut world = World::new(setup(), &[EMAIL]);
+    let mut world = World::own(setup(), &[EMAIL]);
     world
         .db
         .psql("alter table customers rename to clients; create table customers (id int, email text)")
@@ -105,7 +105,7 @@ fn deny_rules_and_filters_follow_a_renamed_table() {
     let spec = "defaultAction: Allow
 access: [{name: never, effect: Deny, actions: [Select], tables: [public.other]}]
 rowFilters: [{name: own, tables: [public.customers], predicate: \"tenant = 'a'\"}]";
-    let mut world = World::new(setup(), &[spec]);
+    let mut world = World::own(setup(), &[spec]);
     assert_eq!(world.run("select id from customers"), "1");
     world
         .db
@@ -127,7 +127,7 @@ fn quoted_names_labels_and_schemas() {
 classifications: [{label: pii.mail, columns: ['PUBLIC.customers.\"E Mail\"', public.customers.email]}]
 masks: [{name: m, columnLabels: ['pii.*'], mask: {type: Constant, value: hidden}}]
 rowFilters: [{name: f, tables: ['sealed.*'], predicate: 'open'}]";
-    let world = World::new(
+    let world = World::own(
         "create table customers (id int, email text, \"E Mail\" text); insert into customers values (1, 'a', 'b');
          create schema sealed; create table sealed.one (a int, open bool); create table sealed.two (a int);
          insert into sealed.one values (1, true), (2, false), (3, null)",
@@ -163,7 +163,7 @@ fn a_filter_must_be_quiet_and_keep_to_its_table() {
             "{}create function opaque(text) returns bool language plpgsql as 'begin return true; end'",
             setup()
         );
-        let world = World::new(&setup, &[&spec]);
+        let world = World::own(&setup, &[&spec]);
         let code = world.code("select id from customers");
         assert_eq!(
             code == 0,
@@ -191,7 +191,7 @@ fn masks_hold_for_parents_children_and_partitions() {
     let spec = "defaultAction: Allow
 masks:
 - {name: m, columns: [public.parent.email, public.part_a.email], mask: {type: Email}}";
-    let world = World::new(setup, &[spec]);
+    let world = World::own(setup, &[spec]);
     for sql in [
         "select email from parent",
         "select email from child",
@@ -202,7 +202,7 @@ masks:
     }
     let filter = "defaultAction: Allow
 rowFilters: [{name: f, tables: [public.parted, public.child], predicate: \"tenant = 'b'\"}]";
-    let world = World::new(setup, &[filter]);
+    let world = World::own(setup, &[filter]);
     assert_eq!(world.run("select id from parted"), "2");
     assert_eq!(world.run("select id from part_a"), "");
     assert_eq!(world.run("select id from child"), "");
@@ -214,7 +214,7 @@ rowFilters: [{name: f, tables: [public.parted, public.child], predicate: \"tenan
 fn generated_columns_read_null() {
     let setup = "create table customers (id int, email text, domain text generated always as (split_part(email, '@', 2)) stored);
         insert into customers values (1, 'ann@example.com')";
-    let world = World::new(setup, &[EMAIL]);
+    let world = World::own(setup, &[EMAIL]);
     assert_eq!(
         world.run("select id, email, domain is null from customers"),
         "1|a***@example.com|t"
@@ -234,7 +234,7 @@ fn views_carry_masks_by_lineage() {
          create materialized view stored as select id, email from customers;",
         setup()
     );
-    let world = World::new(&setup, &[EMAIL]);
+    let world = World::own(&setup, &[EMAIL]);
     assert_eq!(
         world.run("select address from same where id = 1"),
         "a***@example.com"
@@ -271,7 +271,7 @@ fn views_carry_filters_where_they_can_and_are_closed_where_not() {
     let spec = "defaultAction: Allow
 rowFilters:
 - {name: own, tables: [public.customers], predicate: 'tenant = :claims.tenant', exceptSubjects: [{group: leads}]}";
-    let world = World::new(&setup, &[spec]).with_claim("tenant", "a");
+    let world = World::own(&setup, &[spec]).with_claim("tenant", "a");
     assert_eq!(world.run("select * from shown"), "a|1");
     assert_eq!(world.run("select * from over"), "a|1");
     assert_eq!(world.run("select tenant from joined"), "a");
@@ -279,7 +279,7 @@ rowFilters:
     for view in ["narrow", "twice", "grouped", "changed", "lacking"] {
         assert_eq!(world.code(&format!("select * from {view}")), 12, "{view}");
     }
-    let leads = World::new(&setup, &[spec]).in_group("leads");
+    let leads = World::own(&setup, &[spec]).in_group("leads");
     assert_eq!(leads.code("select * from narrow"), 0);
 }
 
@@ -288,7 +288,7 @@ fn a_view_that_cannot_be_read_or_reads_what_is_closed_is_closed() {
     let setup = format!("{}create view v as select id from customers;", setup());
     let spec =
         "defaultAction: Allow\nmasks: [{name: m, columns: [public.customers.nothing], mask: {type: Email}}]";
-    let world = World::new(&setup, &[spec]);
+    let world = World::own(&setup, &[spec]);
     assert_eq!(world.code("select * from v"), 12);
     assert_eq!(world.code("select * from other"), 0);
 }
@@ -303,7 +303,7 @@ masks:
         "{}create table numbers (n int); insert into numbers values (7)",
         setup()
     );
-    let world = World::new(&setup, &[spec]);
+    let world = World::own(&setup, &[spec]);
     assert_eq!(world.unresolved.len(), 2, "{:#?}", world.unresolved);
     assert_eq!(world.run("select n is null from numbers"), "t");
     assert_eq!(world.run("select count(id) from customers"), "0");
@@ -312,7 +312,7 @@ masks:
 #[test]
 fn a_table_made_by_the_open_transaction_is_closed_if_a_rule_names_it() {
     use sql_facts::Overlay;
-    let mut world = World::new(setup(), &[EMAIL]);
+    let mut world = World::own(setup(), &[EMAIL]);
     let script = format!(
         "begin; drop table customers; create table customers (id int, email text); create table fresh (id int); {}",
         Overlay::load_sql()

@@ -15,6 +15,7 @@ const SHOP: &str = "
     create function harmless(int) returns int language sql as 'select $1';
     create procedure proc() language plpgsql as 'begin end';
     create table coded (id int, made int default opaque(1));
+    create table ruled (id int); create rule also as on insert to ruled do also select 1;
     create view pay as select id, salary from payroll;
     create view stats as select tablename, most_common_freqs from pg_stats;
     create view calls as select opaque(id) as o from plain;
@@ -224,6 +225,8 @@ fn access_rules_deny_wins_then_allow_then_the_default() {
         &[
             ("insert into plain(note) values ('x')", 0),
             ("update plain set note = 'y' where id = 1", 0),
+            ("lock table plain", 0),
+            ("lock table customers", 11),
         ],
     );
     // Another policy: its Deny wins over the Allow of the first, its Allow adds to it.
@@ -423,6 +426,8 @@ access: [{name: everything, actions: [Select, Insert, Update, Delete, Truncate, 
             ("call proc()", 31),
             ("insert into coded(id) values (1)", 31),
             ("insert into coded(id, made) values (1, 2)", 0),
+            ("insert into ruled values (1)", 31),
+            ("select id from plain tablesample system (10)", 0),
             ("select nofunction(1)", 31),
             ("listen x", 35),
             ("copy plain to '/tmp/x'", 36),
@@ -677,7 +682,7 @@ fn a_function_call_is_judged_like_the_function() {
 
 #[test]
 fn no_policy_refuses_everything() {
-    let mut world = World::new("", &[]);
+    let mut world = World::own("", &[]);
     assert!(world.bound.protected);
     table(&world, &[("select 1", 2), ("begin", 2), ("select from where", 2)]);
     world.rebind(&["defaultAction: Allow"]);

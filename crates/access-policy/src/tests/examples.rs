@@ -29,7 +29,7 @@ fn world() -> World {
     let database = database.for_name("shop").unwrap();
     let (bound, unresolved) = bind(&database, &catalog, None);
     World {
-        db,
+        db: std::sync::Arc::new(db),
         catalog,
         overlay: Overlay::default(),
         path: SearchPath(vec!["pg_catalog".to_owned(), "public".to_owned()]),

@@ -1,3 +1,4 @@
+mod attempts;
 mod binding;
 mod decisions;
 mod examples;

@@ -1,5 +1,8 @@
 //! A real database with its catalog, policies bound to it, and somebody who asks.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use sql_facts::{Catalog, CatalogView, Overlay, SearchPath};
 use test_support::{Database, shared_postgres};
 
@@ -10,7 +13,7 @@ use crate::{
 
 /// What the tests of bind and decide stand on.
 pub(super) struct World {
-    pub(super) db: Database<'static>,
+    pub(super) db: Arc<Database<'static>>,
     pub(super) catalog: Catalog,
     pub(super) overlay: Overlay,
     pub(super) path: SearchPath,
@@ -43,11 +46,35 @@ pub(super) fn read_catalog(db: &Database<'_>, version: u64) -> Catalog {
     Catalog::from_rows(major, version, rows).expect("rows that are understood")
 }
 
+type Prepared = (Arc<Database<'static>>, Catalog);
+
+fn prepare(setup: &str) -> Prepared {
+    let db = shared_postgres().unwrap().database().unwrap();
+    db.psql(setup).unwrap_or_else(|error| panic!("{error:#}"));
+    let catalog = read_catalog(&db, 1);
+    (Arc::new(db), catalog)
+}
+
 impl World {
+    /// A database that tests with the same setup share; they only look at it.
     pub(super) fn new(setup: &str, specs: &[&str]) -> Self {
-        let db = shared_postgres().unwrap().database().unwrap();
-        db.psql(setup).unwrap_or_else(|error| panic!("{error:#}"));
-        let catalog = read_catalog(&db, 1);
+        static SHARED: Mutex<Option<HashMap<String, Prepared>>> = Mutex::new(None);
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = shared.get_or_insert_default();
+        let (db, catalog) = shared
+            .entry(setup.to_owned())
+            .or_insert_with(|| prepare(setup))
+            .clone();
+        Self::with(db, catalog, specs)
+    }
+
+    /// A database of its own, for tests that change it.
+    pub(super) fn own(setup: &str, specs: &[&str]) -> Self {
+        let (db, catalog) = prepare(setup);
+        Self::with(db, catalog, specs)
+    }
+
+    fn with(db: Arc<Database<'static>>, catalog: Catalog, specs: &[&str]) -> Self {
         let (bound, unresolved) = bind(&database(specs), &catalog, None);
         Self {
             db,
