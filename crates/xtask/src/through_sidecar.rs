@@ -26,7 +26,7 @@ impl Policy {
             "apiVersion: weir.dev/v1alpha1\nkind: DatabaseAccessPolicy\n\
              metadata: {{name: compare, namespace: default}}\nspec:\n  mode: Enforce\n  podSelector: {{}}\n  \
              database:\n    engine: PostgreSQL\n    host: 127.0.0.1\n    port: {port}\n    name: {database}\n    \
-             tls: {{mode: Disable}}\n    clientTLS: {{mode: Plain}}\n  defaultAction: Allow\n{access}  \
+             tls: {{mode: Disable}}\n  defaultAction: Allow\n{access}  \
              guardrails:\n    serverAccess: {{files: Allow, programs: Allow}}\n"
         )
     }
