@@ -13,12 +13,16 @@ use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// From 12000 on an OID depends on what `initdb` found on its machine (the number of collations): 0 stands for it.
 const FUNCTIONS: &str = "
-    SELECT p.proname, CASE WHEN p.oid < 12000 THEN p.oid ELSE 0 END, p.prokind, p.pronargdefaults,
+    SELECT CASE n.nspname WHEN 'pg_catalog' THEN '' ELSE n.nspname || '.' END || p.proname,
+           CASE WHEN p.oid < 12000 THEN p.oid ELSE 0 END, p.prokind, p.pronargdefaults,
            CASE WHEN p.provariadic <> 0 THEN 'v' ELSE '-' END, p.provolatile,
            CASE WHEN p.proleakproof THEN 'l' ELSE '-' END, p.prorettype,
-           array_to_string(p.proargtypes::oid[], ' ')
+           array_to_string(p.proargtypes::oid[], ' '),
+           (SELECT string_agg(a.name || ':' || a.type, ' ' ORDER BY a.place)
+            FROM unnest(p.proargnames, p.proargmodes, p.proallargtypes) WITH ORDINALITY AS a(name, mode, type, place)
+            WHERE a.mode IN ('o', 'b', 't'))
     FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
-    WHERE p.oid < 16384 AND n.nspname = 'pg_catalog'";
+    WHERE p.oid < 16384 AND n.nspname IN ('pg_catalog', 'information_schema')";
 
 const OPERATORS: &str = "
     SELECT oprname, oprleft, oprright, oprresult, oprcode::oid FROM pg_operator WHERE oid < 16384";

@@ -25,6 +25,8 @@ pub(crate) struct Function {
     pub(crate) files: bool,
     /// Type of its result.
     pub(crate) result: Oid,
+    /// Names and types of its OUT arguments: the columns it gives in FROM.
+    pub(crate) columns: Vec<(&'static str, Oid)>,
     /// What it reads or writes, whatever its arguments are.
     pub(crate) relations: Vec<Oid>,
 }
@@ -575,6 +577,7 @@ fn function(
         _leakproof,
         result,
         arguments,
+        columns,
     ] = line.as_slice()
     else {
         return None;
@@ -584,6 +587,14 @@ fn function(
         .split_ascii_whitespace()
         .map(|a| a.parse().ok())
         .collect::<Option<Vec<Oid>>>()?;
+    let column = |written: &'static str| {
+        let (name, type_oid) = written.rsplit_once(':')?;
+        Some((name, type_oid.parse().ok()?))
+    };
+    let columns = columns
+        .split_ascii_whitespace()
+        .map(column)
+        .collect::<Option<Vec<_>>>()?;
     let listed = classes
         .get(&(*name, Some(oid)))
         .or_else(|| classes.get(&(*name, None)));
@@ -604,6 +615,7 @@ fn function(
             quiet: quiet.get(&oid).copied().unwrap_or(Quiet::No),
             files,
             result: result.parse().ok()?,
+            columns,
             relations,
         },
     ))
@@ -742,7 +754,7 @@ mod whole {
         let mut missing = BTreeSet::new();
         for line in FUNCTIONS.lines() {
             let fields: Vec<&str> = line.split('\t').collect();
-            let [_, _, name, oid, _, _, _, _, _, result, arguments] = fields.as_slice() else {
+            let [_, _, name, oid, _, _, _, _, _, result, arguments, _] = fields.as_slice() else {
                 missing.insert(format!("not a row: {line}"));
                 continue;
             };

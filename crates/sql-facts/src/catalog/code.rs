@@ -164,6 +164,12 @@ impl<'a> CatalogView<'a> {
             let quiet_elements = builtins.quiet_elements(types, arguments);
             found.builtin(quiet_elements, builtins.functions(types, name, arguments));
         }
+        if let Some(builtins) = self.builtins()
+            && self.reaches(schema, "information_schema")
+        {
+            let full_name = format!("information_schema.{name}");
+            found.builtin(false, builtins.functions(self.types(), &full_name, arguments));
+        }
         // `f(x)` is also how a cast to a type called f may be written.
         if let [argument] = arguments
             && let Some(entry) = self.resolve_type_entry(schema, name)
@@ -172,6 +178,22 @@ impl<'a> CatalogView<'a> {
             found.merge(self.cast_between(*argument, entry.oid, -1));
         }
         self.with_implicit_casts(found, arguments.len())
+    }
+    /// The columns that a built-in function of `pg_catalog` gives in FROM by its OUT arguments, each with its type
+    /// (which may be polymorphic); none where it has no OUT arguments. `None` where that is not certain: no such
+    /// function, overloads that differ, or columns that the call itself must define (`json_to_record`).
+    pub fn function_columns(&self, name: &str, arguments: usize) -> Option<&'static [(&'static str, Oid)]> {
+        const RECORD: Oid = 2249;
+        let arguments = vec![Operand::Unsure; arguments];
+        let mut candidates = self
+            .builtins()?
+            .functions(self.types(), name, &arguments)
+            .map(|c| c.function);
+        let first = candidates.next()?;
+        let undefined = first.columns.is_empty() && first.result == RECORD;
+        let differs =
+            candidates.any(|other| other.columns != first.columns || other.result == RECORD && undefined);
+        (!undefined && !differs).then_some(first.columns.as_slice())
     }
     /// The user functions that a call with that many arguments may mean.
     pub(crate) fn user_functions(

@@ -49,11 +49,15 @@ fn the_generated_tables_are_those_of_the_server() {
     let major = major(&db);
     let mut printed: Vec<String> = db
         .psql(
-            "select concat_ws(E'\\t', p.proname, case when p.oid < 12000 then p.oid else 0 end, p.prokind,
+            "select concat_ws(E'\\t', case n.nspname when 'pg_catalog' then '' else n.nspname || '.' end || p.proname,
+                 case when p.oid < 12000 then p.oid else 0 end, p.prokind,
                  p.pronargdefaults, case when p.provariadic <> 0 then 'v' else '-' end, p.provolatile,
-                 case when p.proleakproof then 'l' else '-' end, p.prorettype, array_to_string(p.proargtypes::oid[], ' '))
+                 case when p.proleakproof then 'l' else '-' end, p.prorettype, array_to_string(p.proargtypes::oid[], ' '),
+                 coalesce((select string_agg(a.name || ':' || a.type, ' ' order by a.place)
+                    from unnest(p.proargnames, p.proargmodes, p.proallargtypes) with ordinality as a(name, mode, type, place)
+                    where a.mode in ('o', 'b', 't')), ''))
              from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-             where p.oid < 16384 and n.nspname = 'pg_catalog'",
+             where p.oid < 16384 and n.nspname in ('pg_catalog', 'information_schema')",
         )
         .expect("the functions")
         .lines()
@@ -154,6 +158,25 @@ fn functions_have_the_class_of_what_they_do() {
     assert_eq!(view.function_by_oid(3458).class, ReadsRows);
     assert_eq!(view.function_by_oid(67).class, Open);
     assert_eq!(view.function_by_oid(9_999_999).class, Unlisted);
+}
+
+#[test]
+fn functions_give_their_columns() {
+    let server = Fresh::new(18);
+    let view = server.view();
+    assert_eq!(
+        view.function_columns("pg_partition_ancestors", 1),
+        Some(&[("relid", 2205)][..])
+    );
+    assert_eq!(
+        view.function_columns("json_each", 1),
+        Some(&[("key", 25), ("value", 114)][..])
+    );
+    assert_eq!(view.function_columns("generate_series", 2), Some(&[][..]));
+    assert_eq!(view.function_columns("json_to_record", 1), None);
+    assert_eq!(view.function_columns("nobody", 1), None);
+    // Two overloads, of which one gives a set of pairs.
+    assert_eq!(view.function_columns("ts_parse", 2).map(<[_]>::len), Some(2));
 }
 
 #[test]

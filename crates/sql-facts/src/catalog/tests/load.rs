@@ -346,3 +346,76 @@ fn builtins_are_what_a_new_server_has() {
         Some(CatalogError::UnknownMajor(9))
     );
 }
+
+#[test]
+fn the_statements_mean_the_same_under_any_path_and_role() {
+    let db = database();
+    db.psql(
+        "create table t (id serial primary key, a int default 1, b varchar(3)); create view v as select a from t;
+         create domain d as int check (value > 0);
+         create schema evil; create role plain_reader login; grant usage on schema evil to public;
+         create function evil.never(oid, oid) returns bool language sql as 'select false';
+         create function evil.never(name, name) returns bool language sql as 'select false';
+         create function evil.never(\"char\", \"char\") returns bool language sql as 'select false';
+         create function evil.never(xid, int) returns bool language sql as 'select false';
+         create operator evil.= (leftarg = oid, rightarg = oid, function = evil.never);
+         create operator evil.<> (leftarg = oid, rightarg = oid, function = evil.never);
+         create operator evil.>= (leftarg = oid, rightarg = oid, function = evil.never);
+         create operator evil.= (leftarg = name, rightarg = name, function = evil.never);
+         create operator evil.<> (leftarg = name, rightarg = name, function = evil.never);
+         create operator evil.= (leftarg = \"char\", rightarg = \"char\", function = evil.never);
+         create operator evil.<> (leftarg = \"char\", rightarg = \"char\", function = evil.never);
+         create function evil.age(xid) returns int language sql as 'select 99';
+         create function evil.json_build_array(variadic \"any\") returns json language internal as 'json_build_array';
+         create table evil.pg_class (oid int); create table evil.pg_attribute (oid int); create domain evil.oid as int;
+         create type evil.text as enum ('x'); create type evil.\"char\" as enum ('y')",
+    )
+    .expect("a schema that shadows pg_catalog");
+    let sorted = |printed: String| {
+        // The first row says the path itself, and definitions are printed for it.
+        let mut lines: Vec<String> = printed
+            .lines()
+            .filter(|line| {
+                !line.starts_with("session|") && !line.starts_with("view|") && !line.contains("CHECK")
+            })
+            .map(str::to_owned)
+            .collect();
+        lines.sort();
+        lines
+    };
+    for sql in [Catalog::load_sql(), Overlay::load_sql()] {
+        let plainly = sorted(db.psql(sql).expect("rows"));
+        let shadowed = sorted(
+            db.psql(&format!("set search_path = evil, pg_catalog, public; {sql}"))
+                .expect("rows"),
+        );
+        let by_another = sorted(db.psql(&format!("set role plain_reader; {sql}")).expect("rows"));
+        assert!(!plainly.is_empty());
+        assert!(
+            plainly == shadowed,
+            "{:?}",
+            plainly.iter().zip(&shadowed).find(|(a, b)| a != b)
+        );
+        assert!(
+            plainly == by_another,
+            "{:?}",
+            plainly.iter().zip(&by_another).find(|(a, b)| a != b)
+        );
+    }
+    let in_transaction = format!(
+        "set search_path = evil, pg_catalog, public; begin; create table public.fresh (a int); {}",
+        Overlay::load_sql()
+    );
+    let catalog = catalog(&db);
+    let printed = db.psql(&in_transaction).expect("rows");
+    let overlay = Overlay::from_rows(&catalog, rows(&printed)).expect("rows that are understood");
+    assert!(
+        overlay
+            .relations
+            .values()
+            .flatten()
+            .any(|relation| relation.name == "fresh")
+    );
+    db.psql("drop schema evil cascade; drop role plain_reader")
+        .expect("the role is the server's");
+}

@@ -1,6 +1,7 @@
 //! The catalog against real servers: they know what is true.
 
 mod apply;
+mod clients;
 mod lists;
 mod load;
 mod quiet;
