@@ -720,7 +720,10 @@ fn ahead_of_query(
         out.push(Action::ToServer(message::own_check(&governed.text)));
         let texts = texts_of(session, text, list, true);
         session.pending.push_back(Pending::OwnParse { texts });
-        session.pending.push_back(Pending::OwnDescribe { prepared });
+        session.pending.push_back(Pending::OwnDescribe {
+            prepared,
+            replaced: false,
+        });
         session.pending.push_back(Pending::OwnClose);
         session.pending.push_back(Pending::OwnSync);
         return Ahead::Wait;
@@ -754,6 +757,7 @@ fn prepare_sql_again(
         out.push(Action::ToServer(message::describe_and_sync(name.as_bytes())));
         session.pending.push_back(Pending::OwnDescribe {
             prepared: Arc::clone(before),
+            replaced: true,
         });
         session.pending.push_back(Pending::OwnSync);
     }
@@ -765,6 +769,7 @@ fn prepare_sql_again(
     out.push(Action::ToServer(message::describe_and_sync(name.as_bytes())));
     session.pending.push_back(Pending::OwnDescribe {
         prepared: Arc::clone(&prepared),
+        replaced: false,
     });
     session.pending.push_back(Pending::OwnSync);
     let _kept = session.objects.set_statement(name.as_bytes(), prepared);
@@ -992,7 +997,10 @@ fn parse(session: &mut Session, message: &ClientMessage, judge: &mut Judge) -> V
     if governed {
         // The wire check: clients often never ask for a description.
         actions.push(Action::ToServer(message::describe_statement(parse.name)));
-        session.pending.push_back(Pending::OwnDescribe { prepared });
+        session.pending.push_back(Pending::OwnDescribe {
+            prepared,
+            replaced: false,
+        });
     }
     Verdict::Done(actions)
 }
@@ -1080,6 +1088,7 @@ fn prepare_again(
     actions.push(Action::ToServer(message::describe_statement(name)));
     session.pending.push_back(Pending::OwnDescribe {
         prepared: Arc::clone(&prepared),
+        replaced: false,
     });
     // Not taken back on failure: the server closed the old one in any case, and a Bind to it fails there.
     let _kept = session.objects.set_statement(name, prepared);

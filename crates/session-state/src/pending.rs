@@ -231,6 +231,9 @@ pub(crate) enum Pending {
     OwnBind,
     /// Our own Describe: the wire check of a statement before it runs.
     OwnDescribe {
+        /// It is being replaced: only its signature is wanted, which may show what the new decision masks. Nothing of
+        /// it is run or delivered.
+        replaced: bool,
         /// The statement.
         prepared: Arc<Prepared>,
     },

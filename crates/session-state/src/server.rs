@@ -73,7 +73,7 @@ pub(crate) fn handle(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, o
                 session.pending.pop_front();
                 out.push(Action::ToClient(raw));
             }
-            Some(Pending::OwnDescribe { prepared }) => {
+            Some(Pending::OwnDescribe { prepared, .. }) => {
                 mark_checked(prepared);
                 let _first = prepared.signature.set(Vec::new());
                 session.pending.pop_front();
@@ -694,7 +694,15 @@ fn description(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Ac
             .and_then(|part| part.run.as_ref())
             .map(|run| Arc::clone(&run.result)),
         Some(Pending::Describe { plan, .. }) => plan.clone(),
-        Some(Pending::OwnDescribe { prepared }) => prepared.judged.clone(),
+        Some(Pending::OwnDescribe {
+            prepared,
+            replaced: true,
+        }) => {
+            let _first = prepared.signature.set(message::signature(body));
+            session.pending.pop_front();
+            return;
+        }
+        Some(Pending::OwnDescribe { prepared, .. }) => prepared.judged.clone(),
         Some(Pending::OwnQuery { .. }) => return,
         Some(Pending::Execute { sequence, .. }) => {
             session.runs.get(sequence).map(|run| Arc::clone(&run.result))
@@ -713,7 +721,7 @@ fn description(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Ac
     };
     let described = checked.unwrap_or(raw);
     match session.pending.front() {
-        Some(Pending::OwnDescribe { prepared }) => {
+        Some(Pending::OwnDescribe { prepared, .. }) => {
             mark_checked(prepared);
             let _first = prepared.signature.set(message::signature(body));
             session.pending.pop_front();
