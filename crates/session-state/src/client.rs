@@ -53,6 +53,12 @@ pub(crate) fn handle(
                 session.streaming = Streaming::Forward;
             }
             out.push(Action::ToServer(message.raw));
+            // Sent as Execute, its end would wait for a Sync in the server's buffer.
+            if message.tag != b'd'
+                && matches!(session.pending.front(), Some(Pending::Query(query)) if query.one_by_one)
+            {
+                out.push(Action::ToServer(message::flush()));
+            }
         }
         b'X' => {
             out.push(Action::ToServer(message.raw));
@@ -886,18 +892,20 @@ fn commits(judged: &Judged) -> bool {
     ) || judged.permit.facts().is_none()
 }
 
-/// Whether its tag counts against `maxAffectedRows`. A plain INSERT does not, but is harmless to count one by one.
+/// Whether it may change rows that count against `maxAffectedRows`: all but those that plain INSERT and COPY add.
 fn is_counted(judged: &Judged) -> bool {
     judged.permit.facts().is_none_or(|facts| {
-        facts.writes_data
-            || judged.changes_beside_tag
+        judged.changes_beside_tag
             || matches!(
                 facts.kind,
-                StatementKind::Update
-                    | StatementKind::Delete
-                    | StatementKind::Merge
-                    | StatementKind::Execute(_)
+                StatementKind::Merge | StatementKind::Execute(_) | StatementKind::Call
             )
+            || facts.actions.iter().any(|action| {
+                matches!(
+                    action.action,
+                    sql_facts::facts::Action::Update | sql_facts::facts::Action::Delete
+                )
+            })
     })
 }
 
