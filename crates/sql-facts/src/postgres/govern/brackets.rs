@@ -17,7 +17,13 @@ pub(super) fn print(statement: &RawStmt, client_text: &str) -> Result<String, Ca
     }
     let bracketed = owned(|mem| {
         let mut copy = mem.make_unique(statement.stmt());
-        Brackets { mem, marker: &marker }.transform_node(Assignable::new(&mut copy));
+        Brackets {
+            mem,
+            marker: &marker,
+            pairs: 0,
+            nested: 0,
+        }
+        .transform_node(Assignable::new(&mut copy));
         mem.make_raw_stmt(copy)
     });
     let printed = deparse(&*bracketed).map_err(|error| {
@@ -26,13 +32,20 @@ pub(super) fn print(statement: &RawStmt, client_text: &str) -> Result<String, Ca
     Ok(printed.as_str().replace(&format!("{marker}("), "("))
 }
 
+/// Each pair copies what is in it: deeper ones are left out, and the proof then says what that means.
+const NESTED_MAX: usize = 100;
+
 struct Brackets<'a, 'mem> {
     mem: MemoryToken<'mem>,
     marker: &'a str,
+    /// Pairs made so far, and how many stand around this place.
+    pairs: usize,
+    nested: usize,
 }
 
 impl<'mem> Brackets<'_, 'mem> {
-    fn bracket(&self, node: Node<'_>) -> Unique<'mem, Node<'mem>> {
+    fn bracket(&mut self, node: Node<'_>) -> Unique<'mem, Node<'mem>> {
+        self.pairs += 1;
         let mut call = self.mem.make_node::<pg_raw_parse::nodes::FuncCall>();
         call.as_mut().set_funcname(
             self.mem
@@ -56,7 +69,9 @@ fn is_loose(node: Node<'_>) -> bool {
 
 impl<'mem> Transform<'mem> for Brackets<'_, 'mem> {
     fn transform_node<'mutref>(&mut self, mut node: Assignable<'mem, 'mutref>) {
+        let before = self.pairs;
         match &mut *node {
+            _ if self.nested >= NESTED_MAX => {}
             NodeMut::A_Expr(expr) => match expr.kind {
                 // The printer brackets these itself.
                 A_Expr_Kind::AEXPR_OP | A_Expr_Kind::AEXPR_DISTINCT | A_Expr_Kind::AEXPR_NULLIF => {}
@@ -66,7 +81,9 @@ impl<'mem> Transform<'mem> for Brackets<'_, 'mem> {
                         expr.set_lexpr(bracketed);
                     }
                     match expr.rexpr() {
-                        Node::NodeList(list) if expr.kind != A_Expr_Kind::AEXPR_IN => {
+                        Node::NodeList(list)
+                            if expr.kind != A_Expr_Kind::AEXPR_IN && list.iter().any(is_loose) =>
+                        {
                             let bounds: Vec<Unique<'mem, Node<'mem>>> = list
                                 .iter()
                                 .map(|bound| {
@@ -105,6 +122,9 @@ impl<'mem> Transform<'mem> for Brackets<'_, 'mem> {
             }
             _ => {}
         }
+        let bracketed = self.pairs > before;
+        self.nested += usize::from(bracketed);
         transform::transform_node(node.into_inner(), self);
+        self.nested -= usize::from(bracketed);
     }
 }

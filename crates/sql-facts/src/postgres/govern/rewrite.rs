@@ -74,6 +74,7 @@ impl Rewriter<'_, '_> {
                 pieces: &pieces,
                 mem,
                 error: None,
+                nested: 0,
             };
             guards.transform_node(Assignable::new(&mut copy));
             if let Some(error) = guards.error {
@@ -282,26 +283,28 @@ impl<'mem> Transform<'mem> for Rewriter<'_, 'mem> {
                 node.group_clause_mut().push(self.mem, reference.uncast());
             }
         }
-        let mut changed = false;
-        let mut targets = Vec::new();
-        for target in node.target_list() {
-            match star_piece(self.sites, target) {
-                Some(piece) => {
-                    changed = true;
-                    let select = self.pieces.select(piece);
-                    if let Some(select) = self.attempt(select) {
-                        targets.extend(
-                            select
-                                .target_list()
-                                .iter()
-                                .map(|target| self.mem.make_unique(target)),
-                        );
+        if node
+            .target_list()
+            .iter()
+            .any(|target| star_piece(self.sites, target).is_some())
+        {
+            let mut targets = Vec::new();
+            for target in node.target_list() {
+                match star_piece(self.sites, target) {
+                    Some(piece) => {
+                        let select = self.pieces.select(piece);
+                        if let Some(select) = self.attempt(select) {
+                            targets.extend(
+                                select
+                                    .target_list()
+                                    .iter()
+                                    .map(|target| self.mem.make_unique(target)),
+                            );
+                        }
                     }
+                    None => targets.push(self.mem.make_unique(target)),
                 }
-                None => targets.push(self.mem.make_unique(target)),
             }
-        }
-        if changed {
             node.set_target_list(self.mem.make_list(&targets));
         }
         transform::transform_select_stmt(node, self);
@@ -475,7 +478,12 @@ struct Guards<'a, 'mem> {
     pieces: &'a Pieces,
     mem: MemoryToken<'mem>,
     error: Option<CannotGovern>,
+    /// Guards around this place: each copies what it holds.
+    nested: usize,
 }
+
+/// More guards inside of each other are refused.
+const GUARDS_MAX: usize = 100;
 
 impl<'mem> Transform<'mem> for Guards<'_, 'mem> {
     fn transform_node<'mutref>(&mut self, node: Assignable<'mem, 'mutref>) {
@@ -488,6 +496,12 @@ impl<'mem> Transform<'mem> for Guards<'_, 'mem> {
         let Some((piece, pattern)) = self.sites.guards.get(&key).copied() else {
             return transform::transform_node(node.into_inner(), self);
         };
+        if self.nested >= GUARDS_MAX {
+            self.error.get_or_insert(CannotGovern::Impossible(
+                "calls that must not see hidden rows are nested too deep".to_owned(),
+            ));
+            return;
+        }
         let case = match self.pieces.expression(piece) {
             Ok(Node::CaseExpr(case)) => case,
             Ok(_) | Err(_) => {
@@ -531,7 +545,9 @@ impl<'mem> Transform<'mem> for Guards<'_, 'mem> {
             }
         }
         // Sub-selects inside of what is held have guards of their own.
+        self.nested += 1;
         transform::transform_node(NodeMut::from(case.as_mut()), &mut Inside(self, key));
+        self.nested -= 1;
         node.replace(case.uncast());
     }
 }

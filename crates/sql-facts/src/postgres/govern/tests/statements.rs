@@ -596,6 +596,25 @@ fn a_deep_statement_is_governed_or_refused() {
         assert_eq!(world.run(&format!("select {sum} from o where id = 1")), "4000");
         let brackets = format!("{}amt{}", "abs(".repeat(3_000), ")".repeat(3_000));
         assert_eq!(world.run(&format!("select {brackets} from o where id = 1")), "1");
+        // Each level would copy all that is in it.
+        let tests = format!("{}id is null{}", "(".repeat(2_000), ") is null".repeat(2_000));
+        assert!(
+            world
+                .try_govern(&format!("select 1 from o where {tests}"))
+                .is_ok()
+        );
+        let odd = format!("{}id like 'x'{}", "(".repeat(2_000), ") like 'x'".repeat(2_000));
+        assert!(world.try_govern(&format!("select 1 from t where {odd}")).is_err());
+        let calls = format!(
+            "{}1{}",
+            "abs(o.amt + (select o.amt from o where 1 = ".repeat(500),
+            "))".repeat(500)
+        );
+        assert!(
+            world
+                .try_govern(&format!("select 1 from o where 1 = {calls}"))
+                .is_err()
+        );
     };
     std::thread::Builder::new()
         .stack_size(64 << 20)
