@@ -166,6 +166,11 @@ impl Session {
         }
     }
 
+    /// The statement that asks for what [`Known::at_start`] needs: cheap, for every new connection pays for it.
+    pub fn start_sql() -> &'static str {
+        SETTINGS_SQL
+    }
+
     /// The statement that asks for everything [`Known::from_rows`] needs.
     pub fn state_sql() -> String {
         format!("({SETTINGS_SQL}) UNION ALL ({})", Overlay::load_sql())

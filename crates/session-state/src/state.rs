@@ -75,6 +75,32 @@ static NEXT_OVERLAY: AtomicU64 = AtomicU64::new(1);
 pub struct StateUnreadable(pub String);
 
 impl Known {
+    /// From the one row of [`crate::Session::start_sql`], asked on a connection that has just begun: it has changed
+    /// nothing yet, so only its settings have to be read. `None`: it has a temporary schema already (the connection of
+    /// a pooler), and everything has to be.
+    ///
+    /// # Errors
+    /// A row that is not understood.
+    pub fn at_start(rows: &[(String, String)]) -> Result<Option<Self>, StateUnreadable> {
+        let [(kind, data)] = rows else {
+            return Err(StateUnreadable("not one row of settings".to_owned()));
+        };
+        if kind != "settings" {
+            return Err(StateUnreadable(format!("a row of {kind}")));
+        }
+        let settings: Settings =
+            serde_json::from_str(data).map_err(|error| StateUnreadable(error.to_string()))?;
+        if settings.temp_schema.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            path: Arc::new(SearchPath(settings.path.clone())),
+            settings,
+            overlay: Arc::default(),
+            overlay_number: 0,
+        }))
+    }
+
     /// From the rows (kind, JSON) of [`SETTINGS_SQL`] and the overlay's own statement.
     ///
     /// # Errors

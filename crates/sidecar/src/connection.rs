@@ -203,16 +203,7 @@ async fn prepare(
     let database = shared.databases.get(&session.database);
     let mut aside = Vec::new();
     let world = world(shared, &policies, &database, &login, &mut session, &mut aside).await?;
-    let rows = ask(
-        &mut session.leg,
-        &mut session.framer,
-        &Session::state_sql(),
-        &mut aside,
-    )
-    .await
-    .map_err(|error| unreadable("the session's state", &error.to_string()))?;
-    let known = Known::from_rows(&world.catalog, &rows)
-        .map_err(|error| unreadable("the session's state", &error.to_string()))?;
+    let known = state(&mut session, &world, &mut aside).await?;
     for message in aside {
         client.send(message);
     }
@@ -290,6 +281,22 @@ fn unreadable(what: &str, error: &str) -> Fatal {
         "58000",
         format!("{what} cannot be read, so nothing could be judged: {error}"),
     )
+}
+
+/// The session's own starting state, read on its own connection.
+async fn state(session: &mut LoggedIn, world: &World, aside: &mut Vec<Bytes>) -> Result<Known, Fatal> {
+    let failed = |error: &dyn std::fmt::Display| unreadable("the session's state", &error.to_string());
+    let (leg, framer) = (&mut session.leg, &mut session.framer);
+    let rows = ask(leg, framer, Session::start_sql(), aside)
+        .await
+        .map_err(|error| failed(&error))?;
+    if let Some(known) = Known::at_start(&rows).map_err(|error| failed(&error))? {
+        return Ok(known);
+    }
+    let rows = ask(leg, framer, &Session::state_sql(), aside)
+        .await
+        .map_err(|error| failed(&error))?;
+    Known::from_rows(&world.catalog, &rows).map_err(|error| failed(&error))
 }
 
 /// The world of a database, read now if nobody has yet.
