@@ -302,28 +302,63 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Each mention of a filtered relation has its filters.
+    /// Each mention of a filtered relation has its filters. Where it is read they are the whole WHERE of the
+    /// sub-select around it.
     fn filters(&mut self) -> Result<(), String> {
         let mut needed: BTreeMap<String, (usize, String)> = BTreeMap::new();
-        let ranges: Vec<_> = self.again.ranges.iter().collect();
-        for range in ranges {
+        // A mention that is resolved more than once (in a recursive query) is one place in the text.
+        let ranges: BTreeMap<i32, _> = self
+            .again
+            .ranges
+            .iter()
+            .map(|range| (range.location, range))
+            .collect();
+        for range in ranges.into_values() {
             let Some((relation, plan)) = self.planned(range.relation) else {
                 continue;
             };
+            let Some(first) = plan.filters.first() else {
+                continue;
+            };
+            let copied = range.role == RangeRole::CopyFromTarget;
+            let qualifier = (!copied).then_some(range.reference_name.as_str());
+            let mut predicates = Vec::new();
             for filter in &plan.filters {
-                let copied = range.role == RangeRole::CopyFromTarget;
-                let qualifier = (!copied).then_some(range.reference_name.as_str());
-                let predicate = sql_facts::print_filter(relation, filter, qualifier)
-                    .map_err(|error| error.to_string())?;
-                let predicate = self.print(&predicate)?;
-                let entry = needed
-                    .entry(predicate)
-                    .or_insert_with(|| (0, filter.rule.clone()));
-                entry.0 += 1;
+                let predicate = sql_facts::print_filter(relation, filter, qualifier);
+                predicates.push(predicate.map_err(|error| error.to_string())?);
+            }
+            let source = matches!(range.role, RangeRole::Source | RangeRole::CopyToSource);
+            if source {
+                let all = self.print(&format!("1 WHERE {}", predicates.join(" AND ")))?;
+                let all = all.strip_prefix("1 ").unwrap_or(&all);
+                needed
+                    .entry(format!("{all})"))
+                    .or_insert_with(|| (0, first.rule.clone()))
+                    .0 += 1;
+            } else {
+                for (predicate, filter) in predicates.iter().zip(&plan.filters) {
+                    let predicate = self.print(predicate)?;
+                    needed
+                        .entry(predicate)
+                        .or_insert_with(|| (0, filter.rule.clone()))
+                        .0 += 1;
+                }
             }
         }
         for (predicate, (times, rule)) in needed {
-            if self.governed.text.matches(predicate.as_str()).count() < times {
+            let mut found = self.governed.text.matches(predicate.as_str()).count();
+            if let Some(all) = predicate
+                .strip_prefix("WHERE ")
+                .and_then(|all| all.strip_suffix(')'))
+            {
+                // Where an outer condition must not sink into the sub-select.
+                found += self
+                    .governed
+                    .text
+                    .matches(format!("WHERE {all} OFFSET 0)").as_str())
+                    .count();
+            }
+            if found < times {
                 return Err(format!("the governed text misses the row filter {rule}"));
             }
         }

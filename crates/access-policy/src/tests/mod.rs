@@ -3,4 +3,5 @@ mod binding;
 mod decisions;
 mod examples;
 mod manifests;
+mod rechecks;
 mod world;
