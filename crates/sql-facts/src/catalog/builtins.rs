@@ -388,8 +388,16 @@ impl Builtins {
         {
             return true;
         }
-        // Of a type that the catalog does not know, anything may be.
-        let Some(entry) = types.get(base) else { return true };
+        // Of a type that the catalog does not know, anything may be; so may a value of no certain type.
+        let Some(entry) = types.get(base).filter(|entry| entry.kind != TypeKind::Pseudo) else {
+            return true;
+        };
+        // Arrays become arrays where their elements do.
+        if let (TypeKind::Array { element }, Some(TypeKind::Array { element: wanted })) =
+            (&entry.kind, types.get(parameter).map(|parameter| &parameter.kind))
+        {
+            return self.accepts(types, Operand::Typed(*element), *wanted);
+        }
         match parameter {
             ANYARRAY | ANYCOMPATIBLEARRAY => {
                 matches!(entry.kind, TypeKind::Array { .. }) || matches!(base, INT2VECTOR | OIDVECTOR)

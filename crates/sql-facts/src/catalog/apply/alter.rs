@@ -82,7 +82,11 @@ impl Change<'_> {
                     column.has_default = true;
                     column.not_null = true;
                 })?;
-                self.make_sequence(oid, name, number, Sequence::Identity)
+                let name_written = match command.def() {
+                    Node::Constraint(constraint) => written_sequence(constraint.options()),
+                    _ => None,
+                };
+                self.make_sequence(oid, name, number, Sequence::Identity(name_written))
             }
             AlterTableType::AT_DropIdentity => {
                 let number = self.column_number(oid, name)?;
@@ -266,7 +270,7 @@ impl Change<'_> {
             new.column.generated_from = Some(numbers);
         }
         let (sequence, primary, name) = (
-            if child { Sequence::No } else { new.sequence },
+            if child { Sequence::No } else { new.sequence.clone() },
             new.primary && !child,
             new.column.name.clone(),
         );

@@ -131,13 +131,13 @@ struct NewColumn {
 }
 
 /// The sequence that comes with a column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Sequence {
     No,
     /// serial: the default calls it.
     Called,
-    /// GENERATED … AS IDENTITY: no default is stored.
-    Identity,
+    /// GENERATED … AS IDENTITY: no default is stored. Its name where one is written (pg_dump does).
+    Identity(Option<(Option<String>, String)>),
 }
 
 impl Change<'_> {

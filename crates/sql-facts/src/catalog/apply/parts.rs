@@ -189,6 +189,21 @@ pub(super) fn split_name(text: &str) -> Vec<String> {
     parts
 }
 
+/// The name that SEQUENCE NAME gives among the options of an identity column.
+pub(super) fn written_sequence(options: &NodeList) -> Option<(Option<String>, String)> {
+    let mut named = options.iter().filter_map(|option| match option {
+        Node::DefElem(option) if option.defname() == Some("sequence_name") => {
+            Some(object_names(option.arg()))
+        }
+        _ => None,
+    });
+    match named.next()?.as_slice() {
+        [name] => Some((None, name.clone())),
+        [.., schema, name] => Some((Some(schema.clone()), name.clone())),
+        [] => None,
+    }
+}
+
 pub(super) fn option_value(node: Node<'_>) -> String {
     match node {
         // Without a value an option is on.

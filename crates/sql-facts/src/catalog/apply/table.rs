@@ -144,7 +144,7 @@ impl Change<'_> {
         let last_number = names.last().map_or(0, |(_, number)| *number);
         let sequences: Vec<(String, AttNum, Sequence)> = new
             .iter()
-            .map(|c| (c.column.name.clone(), c.column.number, c.sequence))
+            .map(|c| (c.column.name.clone(), c.column.number, c.sequence.clone()))
             .collect();
         let calls: Vec<(Oid, AttNum)> = new
             .iter()
@@ -241,7 +241,7 @@ impl Change<'_> {
             } else if identity {
                 new.column.has_default = includes(TableLikeOption::CREATE_TABLE_LIKE_IDENTITY);
                 if new.column.has_default {
-                    new.sequence = Sequence::Identity;
+                    new.sequence = Sequence::Identity(None);
                 }
             } else if includes(TableLikeOption::CREATE_TABLE_LIKE_DEFAULTS) {
                 new.calls = calls;
@@ -311,7 +311,7 @@ impl Change<'_> {
             ConstrType::CONSTR_IDENTITY => {
                 new.column.not_null = true;
                 new.column.has_default = true;
-                new.sequence = Sequence::Identity;
+                new.sequence = Sequence::Identity(written_sequence(constraint.options()));
             }
             ConstrType::CONSTR_GENERATED => {
                 self.default(new, constraint.raw_expr())?;
@@ -453,12 +453,17 @@ impl Change<'_> {
         number: AttNum,
         kind: Sequence,
     ) -> Applied<()> {
-        if kind == Sequence::No {
-            return Ok(());
-        }
         let relation = self.relation(oid)?;
-        let name = self.sequence_name(&relation.schema, &relation.name, column);
-        let made = self.create_sequence(relation.schema.clone(), &name, relation.persistence)?;
+        let (schema, name) = match &kind {
+            Sequence::No => return Ok(()),
+            Sequence::Identity(Some((Some(schema), name))) => (schema.clone(), name.clone()),
+            Sequence::Identity(Some((None, name))) => (relation.schema.clone(), name.clone()),
+            Sequence::Called | Sequence::Identity(None) => (
+                relation.schema.clone(),
+                self.sequence_name(&relation.schema, &relation.name, column),
+            ),
+        };
+        let made = self.create_sequence(schema, &name, relation.persistence)?;
         self.edit(made, |sequence| {
             sequence.owned_by = Some((oid, number));
             if kind == Sequence::Called {

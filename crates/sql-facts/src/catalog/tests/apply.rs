@@ -251,6 +251,81 @@ fn scripts_give_what_the_server_gives() {
     assert!(differing.is_empty(), "{}", differing.join("\n"));
 }
 
+#[test]
+fn what_pg_dump_writes_is_understood() {
+    let server = shared_postgres().expect("a server");
+    let db = database();
+    db.psql(
+        "create schema ward; create type ward.mood as enum ('a', 'b'); create domain ward.short as varchar(5) check (value <> '');
+         create function ward.touch() returns trigger language plpgsql as 'begin return new; end';
+         create table ward.people (id bigint generated always as identity primary key, name varchar(20) not null default 'x',
+           m ward.mood, s ward.short, born date, age int generated always as (1 + 1) stored, tags text[], \"E Mail\" text collate \"C\");
+         create table public.orders (id serial, person bigint references ward.people on delete cascade, amount numeric(10,2) default 0, at timestamptz default now(), unique (id));
+         alter table orders add primary key (id, at);
+         create index on orders (amount); create trigger touch before update on orders for each row execute function ward.touch();
+         create table parts (a int, b text) partition by range (a); create table part1 partition of parts for values from (0) to (9);
+         create table kid (more int) inherits (ward.people);
+         create view ward.adults as select id, name, \"E Mail\" from ward.people where age > 17;
+         create view totals with (security_invoker = true) as select p.name, sum(o.amount) as total, count(*) as n, max(o.at) as last from ward.people p join orders o on o.person = p.id group by p.name;
+         create materialized view busy as select name, total::int as t from totals where n > 3;
+         create sequence loose; create table uses (a int default nextval('loose'), b int default length('abc'));
+         create type pair as (x int, y ward.mood); create unlogged table u (p pair);
+         alter table ward.people enable row level security; create policy p on ward.people using (age > 1);
+         comment on table orders is 'x'; grant select on orders to public; alter table orders alter amount set statistics 10",
+    )
+    .expect("a schema");
+    let dump = std::process::Command::new(test_support::postgres_bin().expect("a folder").join("pg_dump"))
+        .args([
+            "--schema-only",
+            "--username=postgres",
+            "--dbname",
+            db.name(),
+            "--host",
+        ])
+        .arg(server.folder().join("socket"))
+        .args(["--port", &server.port().to_string()])
+        .output()
+        .expect("pg_dump runs");
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    let dump = String::from_utf8(dump.stdout).expect("text");
+    // What psql understands and the server does not.
+    let dump: String = dump
+        .lines()
+        .filter(|line| !line.starts_with('\\'))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+
+    let mut ours = Catalog::builtins(major(&db)).expect("reviewed");
+    let mut path = path(&["public"]);
+    for statement in &crate::postgres::parse(&dump)
+        .expect("a dump that parses")
+        .statements
+    {
+        path = Catalog::path_after(statement, &path);
+        if let Err(error) = ours.apply(statement, &path) {
+            panic!("{error}: {}", statement.sql());
+        }
+    }
+    let real = catalog(&db);
+    let none = Overlay::default();
+    let mut differing = Vec::new();
+    compare(
+        "pg_dump",
+        CatalogView {
+            catalog: &ours,
+            overlay: &none,
+            path: &path,
+        },
+        CatalogView {
+            catalog: &real,
+            overlay: &none,
+            path: &path,
+        },
+        &mut differing,
+    );
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
+}
+
 fn compare(script: &str, ours: CatalogView<'_>, real: CatalogView<'_>, differing: &mut Vec<String>) {
     let (mine, theirs) = (shapes(ours), shapes(real));
     let names: BTreeSet<&String> = mine.keys().chain(theirs.keys()).collect();
