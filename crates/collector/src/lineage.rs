@@ -142,14 +142,11 @@ pub(crate) fn edges_of(session: Option<SessionId>, action: &Action) -> Vec<NewEd
 }
 
 fn node(session: Option<SessionId>, name: &str) -> String {
-    let temporary = name
-        .split('.')
-        .next()
-        .is_some_and(|schema| schema.starts_with("pg_temp"));
-    match session {
-        Some(session) if temporary => {
+    match (session, name.split_once('.')) {
+        (Some(session), Some((schema, rest))) if schema.starts_with("pg_temp") => {
             let short: String = session.to_string().chars().take(8).collect();
-            format!("session:{short}/{name}")
+            // The server calls the schema `pg_temp_3`, who makes the relation does not know the number yet.
+            format!("session:{short}/pg_temp.{rest}")
         }
         _ => name.to_owned(),
     }

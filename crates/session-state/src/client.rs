@@ -9,6 +9,7 @@ use sql_facts::{CatalogView, StatementFacts, StatementKind, Unreadable};
 use wire_protocol::postgres::backend::TransactionStatus;
 use wire_protocol::postgres::frontend::{self, FrontendMessage, Target};
 
+use crate::describe::describe_text;
 use crate::judge::{Judge, Judged, judge_statement, judge_unreadable};
 use crate::message;
 use crate::objects::{Portal, Prepared, Undo};
@@ -170,9 +171,11 @@ fn answers_alone(session: &Session) -> bool {
 
 fn denied(session: &mut Session, refusal: &Refusal, normalized: String, out: &mut Vec<Action>) {
     let sequence = session.next_sequence();
+    let description = describe_text(&normalized, session.context().view).map(Box::new);
     out.push(Action::Record(Record::Denied {
         sequence,
         normalized,
+        description,
         refusal: refusal.clone(),
     }));
 }

@@ -1,6 +1,9 @@
 //! Facts in names, for receipts: OIDs mean nothing outside the database they come from.
 
+use std::collections::BTreeMap;
+
 use access_policy::Permit;
+use sql_facts::StatementFacts;
 use sql_facts::facts::{Action, ColumnId, StatementKind, Transformation};
 use sql_facts::{AttNum, CatalogView, Oid};
 
@@ -44,11 +47,36 @@ impl Description {
     }
 }
 
-/// Puts facts into names.
+/// Longest text of a refused statement that is read again to say what it would have touched.
+const REFUSED_TEXT_MAX_BYTES: usize = 64 << 10;
+
+/// Puts the facts of a permitted statement into names.
 pub(crate) fn describe(permit: &Permit, view: CatalogView<'_>) -> Description {
-    let Some(facts) = permit.facts() else {
-        return Description::unreadable();
+    match permit.facts() {
+        Some(facts) => in_names(facts, permit.masks(), view),
+        None => Description::unreadable(),
+    }
+}
+
+/// What a refused statement would have touched, where its text (without literals) is one statement that can be read.
+pub(crate) fn describe_text(text: &str, view: CatalogView<'_>) -> Option<Description> {
+    if text.is_empty() || text.len() > REFUSED_TEXT_MAX_BYTES {
+        return None;
+    }
+    let parsed = sql_facts::parse(text).ok()?;
+    let [statement] = parsed.statements.as_slice() else {
+        return None;
     };
+    let facts = sql_facts::read(statement, view).ok()?;
+    Some(in_names(&facts, &BTreeMap::new(), view))
+}
+
+fn in_names(
+    facts: &StatementFacts,
+    masks: &BTreeMap<(Oid, AttNum), &'static str>,
+    view: CatalogView<'_>,
+) -> Description {
+    let created = created_name(facts, view);
     let mut functions: Vec<String> = facts
         .calls
         .iter()
@@ -69,7 +97,11 @@ pub(crate) fn describe(permit: &Permit, view: CatalogView<'_>) -> Description {
                     .iter()
                     .filter_map(|number| action.relation.and_then(|oid| column_name(view, oid, *number)))
                     .collect();
-                (action.action, action.name.clone(), columns)
+                let name = match &created {
+                    Some(created) if action.action == Action::Ddl && action.relation.is_none() => created,
+                    _ => &action.name,
+                };
+                (action.action, name.clone(), columns)
             })
             .collect(),
         filters: facts
@@ -83,11 +115,14 @@ pub(crate) fn describe(permit: &Permit, view: CatalogView<'_>) -> Description {
             .iter()
             .map(|output| OutputDescription {
                 name: output.name.clone(),
-                target: output.target.and_then(|column| qualified(view, column)),
+                target: match output.target {
+                    Some(column) => qualified(view, column),
+                    None => created
+                        .as_ref()
+                        .map(|created| format!("{created}.{}", output.name)),
+                },
                 mask: output.sources.iter().find_map(|source| {
-                    let masked = permit
-                        .masks()
-                        .get(&(source.column.relation, source.column.column))?;
+                    let masked = masks.get(&(source.column.relation, source.column.column))?;
                     Some((*masked).to_owned())
                 }),
                 sources: output
@@ -98,6 +133,27 @@ pub(crate) fn describe(permit: &Permit, view: CatalogView<'_>) -> Description {
             })
             .collect(),
     }
+}
+
+/// The name of the relation that CREATE TABLE AS, SELECT INTO or CREATE VIEW makes, with the schema it will be in.
+fn created_name(facts: &StatementFacts, view: CatalogView<'_>) -> Option<String> {
+    match facts.kind {
+        StatementKind::CreateTableAs | StatementKind::CreateView => {}
+        _ => return None,
+    }
+    let created = facts.actions.iter().find(|action| action.action == Action::Ddl)?;
+    if facts.creates_temporary {
+        let bare = created
+            .name
+            .rsplit_once('.')
+            .map_or(created.name.as_str(), |(_, bare)| bare);
+        return Some(format!("pg_temp.{bare}"));
+    }
+    if created.relation.is_some() || created.name.contains('.') {
+        return Some(created.name.clone());
+    }
+    let schema = view.path.0.iter().find(|schema| !schema.starts_with("pg_"))?;
+    Some(format!("{schema}.{}", created.name))
 }
 
 fn column_name(view: CatalogView<'_>, relation: Oid, number: AttNum) -> Option<String> {

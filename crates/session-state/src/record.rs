@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use access_policy::Refusal;
 
+use crate::describe::Description;
 use crate::judge::Judged;
 
 /// One thing to record, in the order in which it happened.
@@ -38,6 +39,8 @@ pub enum Record {
         sequence: u64,
         /// The text with its literals removed; empty where it could not be read.
         normalized: String,
+        /// What it would have touched, where it can be read.
+        description: Option<Box<Description>>,
         /// Why.
         refusal: Refusal,
     },

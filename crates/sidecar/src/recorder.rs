@@ -217,13 +217,14 @@ pub fn entry(record: &Record, identity: &Identity) -> Entry {
         Record::Denied {
             sequence,
             normalized,
+            description,
             refusal,
         } => Entry::Event(Body::Deny(Deny {
             start: ActionStart {
                 statement: StatementLink(*sequence),
                 who: Arc::clone(&identity.who),
                 place: Arc::clone(&identity.place),
-                what: Arc::new(what_refused(normalized)),
+                what: Arc::new(what_refused(normalized, description.as_deref())),
                 rule: Arc::new(rule_refused(refusal, Verdict::Refuse)),
             },
             sqlstate: refusal.sqlstate.to_owned(),
@@ -301,12 +302,33 @@ fn describe(description: &Description, statement: &Judged) -> What {
     }
 }
 
-fn what_refused(normalized: &str) -> What {
+fn what_refused(normalized: &str, description: Option<&Description>) -> What {
     let (text, text_cut) = cut(normalized);
+    let relations = description
+        .map(|description| description.actions.as_slice())
+        .unwrap_or_default();
+    let left_out = if relations.len() > LIST_MAX {
+        vec!["relations".to_owned()]
+    } else {
+        Vec::new()
+    };
     What {
+        command: description
+            .map(|description| description.kind.clone())
+            .unwrap_or_default(),
         text,
         text_cut,
+        relations: relations
+            .iter()
+            .take(if left_out.is_empty() { LIST_MAX } else { 0 })
+            .map(|(action, name, columns)| RelationUse {
+                name: name.clone(),
+                action: relation_action(*action),
+                columns: columns.iter().take(LIST_MAX).cloned().collect(),
+            })
+            .collect(),
         unreadable: normalized.is_empty(),
+        left_out,
         ..What::default()
     }
 }
