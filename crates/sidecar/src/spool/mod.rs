@@ -226,7 +226,7 @@ pub struct SpoolStatus {
     pub health: Health,
     /// The process' boot id.
     pub boot: BootId,
-    /// Events linked so far.
+    /// Events recorded so far.
     pub events: u64,
     /// Groups signed and on disk.
     pub groups: u64,
@@ -236,7 +236,7 @@ pub struct SpoolStatus {
     pub bytes: u64,
     /// Cap.
     pub bytes_max: u64,
-    /// Entries waiting in the queue.
+    /// Of these, still in the queue.
     pub queued: usize,
     /// Events signed and on disk.
     pub signed: u64,
@@ -544,18 +544,19 @@ impl Spool {
     /// For status pages and metrics.
     pub fn status(&self) -> SpoolStatus {
         let shared = &self.shared;
+        let queued = held(&shared.queue).items.len();
         SpoolStatus {
             health: match shared.admit() {
                 Err(SpoolRefusal::Full) => Health::Full,
                 _ => shared.health(),
             },
             boot: shared.boot,
-            events: shared.events.load(Ordering::Relaxed),
+            events: shared.events.load(Ordering::Relaxed) + queued as u64,
             groups: shared.groups.load(Ordering::Relaxed),
             dropped: shared.dropped.load(Ordering::Relaxed),
             bytes: shared.bytes.load(Ordering::Relaxed),
             bytes_max: shared.bytes_max,
-            queued: held(&shared.queue).items.len(),
+            queued,
             signed: shared.signed.borrow().events,
             delivered: *shared.delivered.borrow(),
             seen_head: *held(&shared.seen_head),

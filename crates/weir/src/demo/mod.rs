@@ -137,6 +137,7 @@ fn start_and_play(args: &Args, place: &Place) -> Result<()> {
         .build()?
         .block_on(day::play(port, DATABASE))?;
 
+    wait_until_delivered(admin_port)?;
     let weir = std::env::current_exe()?;
     for arguments in [&["audit"][..], &["lineage", "public.reports"], &["verify"]] {
         println!("\n$ weir {}", arguments.join(" "));
@@ -251,12 +252,43 @@ fn wait_until_ready(port: u16, log: &Path) -> Result<()> {
 }
 
 fn is_ready(port: u16) -> Result<bool> {
+    Ok(get(port, "/readyz")?.starts_with("HTTP/1.1 200"))
+}
+
+/// Waits until the collector has what the sidecar recorded: receipts follow their statements by some milliseconds.
+fn wait_until_delivered(admin_port: u16) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(20);
+    let mut before = None;
+    loop {
+        let answer = get(admin_port, "/status")?;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let status: serde_json::Value =
+            serde_json::from_str(body).context("the sidecar's status is not JSON")?;
+        let count = |field| status.pointer(field).and_then(serde_json::Value::as_u64);
+        let (recorded, delivered) = (count("/spool/events"), count("/spool/delivered"));
+        // Twice the same: the session's own end is recorded shortly after its last statement.
+        if recorded.is_some() && recorded == delivered && before == recorded {
+            return Ok(());
+        }
+        before = recorded.filter(|_| recorded == delivered);
+        ensure!(
+            Instant::now() < end,
+            "the receipts did not reach the collector within 20 s: {body}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn get(port: u16, page: &str) -> Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    Ok(answer.starts_with("HTTP/1.1 200"))
+    Ok(answer)
 }
 
 #[cfg(test)]
