@@ -53,7 +53,8 @@ pub struct Governed {
     pub wire_masks: BTreeMap<usize, WireMask>,
     /// The text writes a row that a filter must accept, and raises 22P02 quoting `WEIR-CHECK` if it does not: the rule.
     pub check_rule: Option<String>,
-    /// The client's INSERT (UPDATE, …) was wrapped in a SELECT that counts: answer this tag with the count.
+    /// The client's INSERT (UPDATE, MERGE) was wrapped in a SELECT that counts: answer this command's tag with the
+    /// count. For PREPARE this holds for its EXECUTE.
     pub count_as: Option<String>,
 }
 

@@ -58,13 +58,19 @@ pub fn govern(
     let (tree, outcome) = Rewriter::run(&job, sites, node)?;
     let text = brackets::print(&tree, &statement.text)?;
     let positions = proof::prove(&tree, &text, &outcome.windows)?;
+    // EXPLAIN answers with lines of its own, whatever the statement in it would.
+    let explains = matches!(facts.kind, StatementKind::Explain { .. });
     Ok(Governed {
         text,
         positions,
-        strip: outcome.strip,
-        wire_masks: outcome.wire_masks,
+        strip: if explains { Vec::new() } else { outcome.strip },
+        wire_masks: if explains {
+            BTreeMap::new()
+        } else {
+            outcome.wire_masks
+        },
         check_rule: outcome.check_rule,
-        count_as: outcome.count_as,
+        count_as: outcome.count_as.filter(|_| !explains),
     })
 }
 

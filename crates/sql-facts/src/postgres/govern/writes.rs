@@ -116,7 +116,7 @@ impl Writes {
             return Ok(());
         }
         let (returns, tag) = match top {
-            Node::InsertStmt(insert) => (insert.returning_clause().is_some(), "INSERT 0"),
+            Node::InsertStmt(insert) => (insert.returning_clause().is_some(), "INSERT"),
             Node::UpdateStmt(update) => (update.returning_clause().is_some(), "UPDATE"),
             Node::MergeStmt(merge) => (merge.returning_clause().is_some(), "MERGE"),
             _ => return Ok(()),
