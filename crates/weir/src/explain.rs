@@ -8,10 +8,10 @@ use access_policy::{
 };
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use sql_facts::{CatalogView, Overlay, ParsedStatement, parse, read};
+use sql_facts::{Catalog, CatalogView, Overlay, ParsedStatement, SearchPath, parse, read};
 
 use crate::facts::{Engine, in_names, show_one};
-use crate::schema::{catalog, search_path, with_stack};
+use crate::schema::{after, catalog, search_path, with_stack};
 use crate::table::{plain, print};
 
 /// The flags of `weir explain`.
@@ -73,13 +73,7 @@ pub fn run(args: &Args) -> Result<u8> {
                 name.policy, name.field, name.name, name.reason
             );
         }
-        let overlay = Overlay::default();
-        let view = CatalogView {
-            catalog: &catalog,
-            overlay: &overlay,
-            path: &path,
-        };
-        let answers = explain(&args.sql, &policy, &subject, view);
+        let answers = explain(&args.sql, &policy, &subject, &catalog, &path);
         let refused = answers
             .iter()
             .any(|answer| answer.get("verdict") == Some(&json!("refuse")));
@@ -97,20 +91,53 @@ pub fn run(args: &Args) -> Result<u8> {
     })
 }
 
-fn explain(sql: &str, policy: &BoundPolicy, subject: &Subject, view: CatalogView<'_>) -> Vec<Value> {
-    let context = DecisionContext {
-        policy,
-        subject,
-        view,
+fn explain(
+    sql: &str,
+    policy: &BoundPolicy,
+    subject: &Subject,
+    catalog: &Catalog,
+    path: &SearchPath,
+) -> Vec<Value> {
+    let (mut overlay, mut path) = (Overlay::default(), path.clone());
+    let parsed = match parse(sql) {
+        Ok(parsed) => parsed,
+        Err(reason) => {
+            let view = CatalogView {
+                catalog,
+                overlay: &overlay,
+                path: &path,
+            };
+            let context = DecisionContext {
+                policy,
+                subject,
+                view,
+            };
+            return vec![answer(&decide_unreadable(sql, &reason, context), sql, None)];
+        }
     };
-    match parse(sql) {
-        Ok(parsed) => parsed
-            .statements
-            .iter()
-            .map(|statement| explain_one(statement, context))
-            .collect(),
-        Err(reason) => vec![answer(&decide_unreadable(sql, &reason, context), sql, None)],
+    let mut answers = Vec::new();
+    for statement in &parsed.statements {
+        let view = CatalogView {
+            catalog,
+            overlay: &overlay,
+            path: &path,
+        };
+        let explained = explain_one(
+            statement,
+            DecisionContext {
+                policy,
+                subject,
+                view,
+            },
+        );
+        let runs = explained.get("verdict") != Some(&json!("refuse"));
+        answers.push(explained);
+        // The next statement meets what this one would have made.
+        if runs && parsed.statements.len() > 1 {
+            after(statement, catalog, &mut overlay, &mut path);
+        }
     }
+    answers
 }
 
 fn explain_one(statement: &ParsedStatement, context: DecisionContext<'_>) -> Value {

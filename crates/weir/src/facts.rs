@@ -11,7 +11,7 @@ use sql_facts::{
     Catalog, CatalogView, Overlay, SearchPath, StatementFacts, StatementKind, Unreadable, parse, read,
 };
 
-use crate::schema::{catalog, search_path, with_stack};
+use crate::schema::{after, catalog, search_path, with_stack};
 use crate::table::print;
 
 /// Longest line that is read.
@@ -199,23 +199,26 @@ fn facts_of(sql: &str, catalog: &Catalog, path: &SearchPath) -> (Value, u8) {
         Ok(parsed) => parsed,
         Err(reason) => return (unreadable(&reason), 1),
     };
-    let overlay = Overlay::default();
-    let view = CatalogView {
-        catalog,
-        overlay: &overlay,
-        path,
-    };
-    let mut answers: Vec<(Value, u8)> = parsed
-        .statements
-        .iter()
-        .map(|statement| match read(statement, view) {
+    let (mut overlay, mut path) = (Overlay::default(), path.clone());
+    let mut answers: Vec<(Value, u8)> = Vec::new();
+    let several = parsed.statements.len() > 1;
+    for statement in &parsed.statements {
+        let view = CatalogView {
+            catalog,
+            overlay: &overlay,
+            path: &path,
+        };
+        answers.push(match read(statement, view) {
             Ok(facts) => (
                 serde_json::to_value(in_names(&facts, view)).unwrap_or(Value::Null),
                 0,
             ),
             Err(reason) => (unreadable(&reason), 1),
-        })
-        .collect();
+        });
+        if several {
+            after(statement, catalog, &mut overlay, &mut path);
+        }
+    }
     if answers.len() == 1
         && let Some(only) = answers.pop()
     {

@@ -7,6 +7,8 @@
     reason = "helpers of tests fail loudly"
 )]
 
+mod judging;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
