@@ -325,7 +325,8 @@ pub(super) fn literal(value: &str) -> String {
     }
 }
 
-fn deparse_alone(node: Node<'_>) -> Option<String> {
+/// An expression's own text.
+pub(super) fn deparse_alone(node: Node<'_>) -> Option<String> {
     let tree = pg_raw_parse::make::owned(|mem| {
         let value = mem.make_unique(node);
         let target = mem.make_res_target(None, mem.empty(), value);

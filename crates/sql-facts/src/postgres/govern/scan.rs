@@ -12,6 +12,7 @@ use pg_raw_parse::{Node, nodes};
 
 use super::Job;
 use super::colname::{self, ColumnName};
+use super::names::deparse_alone;
 use crate::facts::{CallSyntax, FunctionClass, RangeRole, RefTarget};
 use crate::plan::CannotGovern;
 
@@ -84,6 +85,8 @@ enum Area {
     Open,
     /// The same, over the keys of a grouped query.
     Grouped,
+    /// Held above the grouping already: only copies of keys are still guarded as the keys are.
+    Held,
     /// The same, where a CASE would take away what the server needs (FULL JOIN must be hashable): a barrier instead.
     Bare,
 }
@@ -95,6 +98,10 @@ pub(super) struct Scanner<'a> {
     depth: usize,
     select_depth: usize,
     derived_read: bool,
+    /// Guarded calls of this query's grouping keys, by their text.
+    key_calls: Option<BTreeMap<String, Guard>>,
+    /// The same while the keys are looked at.
+    collecting: Option<BTreeMap<String, Guard>>,
 }
 
 impl<'a> Scanner<'a> {
@@ -106,6 +113,8 @@ impl<'a> Scanner<'a> {
             depth: 0,
             select_depth: 0,
             derived_read: false,
+            key_calls: None,
+            collecting: None,
         };
         scanner.statement(node, true)?;
         // A non-quiet call reads something that a sub-select made: it could sink into it, so nothing may.
@@ -185,6 +194,7 @@ impl<'a> Scanner<'a> {
             return Ok(());
         }
         self.levels.push(Vec::new());
+        let collecting = self.collecting.take();
         let mut items = Some(Vec::new());
         for item in select.from_clause() {
             self.item(item, false, &mut items)?;
@@ -200,12 +210,24 @@ impl<'a> Scanner<'a> {
             (false, true) => Area::Grouped,
             (false, false) => Area::Open,
         };
-        self.targets(select.target_list(), items.as_deref(), output)?;
+        let outside = self.key_calls.take();
+        let keys = key_targets(self.job, select);
+        if output == Area::Grouped {
+            self.keys(select, &keys, items.as_deref())?;
+        } else {
+            for item in select.group_clause() {
+                self.expression(item, Area::Free)?;
+            }
+        }
+        for (place, target) in select.target_list().iter().enumerate() {
+            if output != Area::Grouped || !keys.contains(&place) {
+                self.target(target, items.as_deref(), output)?;
+            }
+        }
         for row in select.values_lists() {
             self.expression(row, output)?;
         }
         self.expression(select.where_clause(), Area::Open)?;
-        self.groups(select, outer)?;
         self.expression(select.having_clause(), Area::Grouped)?;
         for item in select.distinct_clause() {
             self.expression(item, output)?;
@@ -218,51 +240,31 @@ impl<'a> Scanner<'a> {
         }
         self.expression(select.limit_count(), Area::Free)?;
         self.expression(select.limit_offset(), Area::Free)?;
+        self.key_calls = outside;
+        self.collecting = collecting;
         self.levels.pop();
         self.depth -= 1;
         Ok(())
     }
 
-    /// A call in a grouping key of an inner query would have to be guarded alike in every copy of it: a barrier is
-    /// the simpler answer.
-    fn groups(&mut self, select: &SelectStmt, outer: bool) -> Result<(), CannotGovern> {
-        let mut computed = false;
-        for item in select.group_clause() {
-            if !outer && !self.is_plain_key(item) {
-                computed = true;
-            }
-            self.expression(item, Area::Free)?;
-        }
-        if computed && let Some(level) = self.levels.last() {
-            let ranges: Vec<usize> = level
-                .iter()
-                .copied()
-                .filter(|range| self.job.filtered_source(*range))
-                .collect();
-            self.out.barrier.extend(ranges);
-        }
-        Ok(())
-    }
-
-    fn is_plain_key(&self, item: Node<'_>) -> bool {
-        match item {
-            Node::ColumnRef(reference) => !matches!(
-                self.job.target(reference.location),
-                Some(RefTarget::Derived) | None
-            ),
-            _ => false,
-        }
-    }
-
-    fn targets(
+    /// The grouping keys of an inner query. A guard in one must stand alike in each copy of it, or the copies would
+    /// not be the key any more: which calls were guarded is kept for the rest of the query.
+    fn keys(
         &mut self,
-        targets: &pg_raw_parse::list::CastNodeList<ResTarget>,
+        select: &SelectStmt,
+        targets: &BTreeSet<usize>,
         items: Option<&[StarItem]>,
-        area: Area,
     ) -> Result<(), CannotGovern> {
-        for target in targets {
-            self.target(target, items, area)?;
+        self.collecting = Some(BTreeMap::new());
+        for item in select.group_clause() {
+            self.expression(item, Area::Open)?;
         }
+        for (place, target) in select.target_list().iter().enumerate() {
+            if targets.contains(&place) {
+                self.target(target, items, Area::Open)?;
+            }
+        }
+        self.key_calls = self.collecting.take();
         Ok(())
     }
 
@@ -489,9 +491,7 @@ impl<'a> Scanner<'a> {
             && !self.reads(expr.lexpr()).filtered.is_empty()
             && self.quiet_below(expr.lexpr())
         {
-            self.out
-                .guards
-                .insert(key(CallSyntax::Operator, expr.location), Guard::Pattern);
+            self.guard(node, key(CallSyntax::Operator, expr.location), Guard::Pattern);
             return Area::Free;
         }
         self.call(node, CallSyntax::Operator, expr.location, area)
@@ -499,7 +499,13 @@ impl<'a> Scanner<'a> {
 
     /// Guards a call where it must be, and says what holds for its arguments.
     fn call(&mut self, node: Node<'_>, syntax: CallSyntax, location: i32, area: Area) -> Area {
-        if area == Area::Free || self.job.is_quiet(syntax, location) {
+        if matches!(area, Area::Grouped | Area::Held)
+            && let Some(guard) = self.key_guard(node)
+        {
+            self.out.guards.insert(key(syntax, location), guard);
+            return Area::Free;
+        }
+        if matches!(area, Area::Free | Area::Held) || self.job.is_quiet(syntax, location) {
             return area;
         }
         let reads = self.reads(node);
@@ -526,12 +532,25 @@ impl<'a> Scanner<'a> {
             if !self.holds_aggregate(node) {
                 self.out.guards.insert(key(syntax, location), Guard::Grouped);
             }
-            return Area::Free;
+            return Area::Held;
         }
-        self.out
-            .guards
-            .insert(key(syntax, location), Guard::Filter(filtered));
+        self.guard(node, key(syntax, location), Guard::Filter(filtered));
         Area::Free
+    }
+
+    fn guard(&mut self, node: Node<'_>, key: (u8, i32), guard: Guard) {
+        if let Some(calls) = &mut self.collecting
+            && let Some(text) = deparse_alone(node)
+        {
+            calls.insert(text, guard.clone());
+        }
+        self.out.guards.insert(key, guard);
+    }
+
+    /// The guard of a grouping key's call that this is a copy of.
+    fn key_guard(&self, node: Node<'_>) -> Option<Guard> {
+        let calls = self.key_calls.as_ref().filter(|calls| !calls.is_empty())?;
+        calls.get(&deparse_alone(node)?).cloned()
     }
 
     fn quiet_below(&self, node: Node<'_>) -> bool {
@@ -688,6 +707,33 @@ impl<'a> Scanner<'a> {
         self.depth -= 1;
         Ok(())
     }
+}
+
+/// The targets that GROUP BY names by their place or alias.
+fn key_targets(job: &Job<'_>, select: &SelectStmt) -> BTreeSet<usize> {
+    let mut places = BTreeSet::new();
+    let mut look = |node: Node<'_>| match node {
+        Node::A_Const(constant) => {
+            if let Some(pg_raw_parse::ConstValue::Integer(place)) = constant.val() {
+                places.extend(usize::try_from(place).ok().and_then(|place| place.checked_sub(1)));
+            }
+        }
+        Node::ColumnRef(reference)
+            if matches!(job.target(reference.location), Some(RefTarget::Derived) | None) =>
+        {
+            let name = reference.fields().first().and_then(Node::as_str);
+            let mut targets = select.target_list().iter();
+            places.extend(targets.position(|target| target.name().is_some() && target.name() == name));
+        }
+        _ => {}
+    };
+    for item in select.group_clause() {
+        match item {
+            Node::GroupingSet(_) => walk(item, &mut look),
+            _ => look(item),
+        }
+    }
+    places
 }
 
 #[derive(Debug, Default)]

@@ -109,7 +109,7 @@ fn statement(random: &mut Random) -> String {
     let (int, text) = (fill(random.pick(INTS), "x"), fill(random.pick(TEXTS), "x"));
     let (other, test) = (fill(random.pick(TEXTS), "x"), condition(random, "x"));
     let more = condition(random, "y");
-    match random.below(44) {
+    match random.below(50) {
         0 => format!("select {int}, {text} from p x where {test}"),
         1 => format!("select * from p x where {test}"),
         2 => format!("select x.*, c.name, c.phone from p x join c on c.id = x.cust where {test}"),
@@ -185,6 +185,12 @@ fn statement(random: &mut Random) -> String {
         ),
         40 => format!("select lag({text}) over w, x.id from p x where {test} window w as (order by x.id)"),
         41 => format!("select (x).id, (x).email, x is null, x.* from p x where {test}"),
+        43 => format!("select q.* from (select {text} as t, count(*) as z from p x where {test} group by 1) q where q.z > 0 and q.t <> 'w'"),
+        44 => format!("select q.t from (select {int} as t, max({text}) as z from p x group by t) q where q.t > 2 order by 1"),
+        45 => format!("select * from (select {int} + 1 as a, {int} as b, count(*) from p x group by {int} having {int} > 0) q where q.a > 1"),
+        46 => format!("select * from (select x.note::int + 1 as a, x.note::int as b, sum(x.amt) + max(x.note::int) as c from p x group by x.note::int order by x.note::int) q where q.a > 1 or {}", fill(random.pick(&["q.b = 1", "q.c > 4"]), "q")),
+        47 => format!("select * from (select {int} as a, x.cust, count(*) from p x group by rollup (1, x.cust)) q where q.a > 3"),
+        48 => "select a from (select x.note::int as a from p x group by x.note::int having max(x.id) > x.note::int - 1) q where a > 2".to_owned(),
         42 => format!(
             "select grouping(x.cust), x.cust, count(*) from p x where {test} group by rollup (x.cust)"
         ),

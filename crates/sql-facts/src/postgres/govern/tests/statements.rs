@@ -201,6 +201,31 @@ fn stars_and_rows_beside_the_grouped_key() {
 }
 
 #[test]
+fn computed_grouping_keys_are_guarded_alike_in_every_copy() {
+    let world = world();
+    assert_eq!(
+        world.run("select * from (select note::int as k, count(*) as n from o group by 1) q where k is not null order by 1 limit 2"),
+        "1|1\n2|1"
+    );
+    assert_eq!(
+        world.run(
+            "select * from (select note::int + 1 as k, note::int as n, max(note::int) from o \
+             group by note::int having note::int > 3 order by note::int) q order by k"
+        ),
+        "5|4|4\n6|5|5"
+    );
+    let text = world
+        .govern("select * from (select note::int from o group by note::int) q")
+        .text;
+    assert_eq!(
+        text.matches("CASE WHEN o.weir_0_ok IS NOT FALSE THEN note::int END")
+            .count(),
+        2,
+        "{text}"
+    );
+}
+
+#[test]
 fn hidden_rows_raise_nothing() {
     let world = world();
     // 2 and 3 of the ten.
