@@ -215,7 +215,7 @@ impl Session {
 
     /// When the running statement must be stopped, on the clock of `now_us`.
     pub fn deadline_us(&self) -> Option<u64> {
-        let run = self.front_run()?;
+        let run = self.running()?;
         if run.stopping.is_some() {
             return None;
         }
@@ -231,11 +231,14 @@ impl Session {
         self.now_us = now_us;
         if self.deadline_us().is_some_and(|deadline| deadline <= now_us) {
             let rule = self
-                .front_run()
+                .running()
                 .and_then(|run| run.judged.permit.limits().timeout_seconds.clone());
             if let Some((seconds, rule)) = rule {
                 let refusal = crate::refusals::timeout(seconds, rule);
-                self.stop_front(refusal, out);
+                if let Some(run) = self.running_mut() {
+                    run.stopping = Some(refusal);
+                    out.push(Action::Cancel);
+                }
             }
         }
     }
@@ -443,6 +446,34 @@ impl Session {
                 self.runs.get_mut(sequence)
             }
             _ => None,
+        }
+    }
+
+    /// The first run that has no answer yet. The server keeps the answers to Parse, Bind and Describe back until it
+    /// has run the Execute behind them, so what runs need not stand in front.
+    fn running(&self) -> Option<&Run> {
+        self.pending.iter().find_map(|pending| match pending {
+            Pending::Query(query) => query.parts.get(query.current)?.run.as_ref(),
+            Pending::Execute { sequence, .. } | Pending::FunctionCall { sequence } => self.runs.get(sequence),
+            _ => None,
+        })
+    }
+
+    fn running_mut(&mut self) -> Option<&mut Run> {
+        let runs = &mut self.runs;
+        let found = self.pending.iter_mut().find_map(|pending| match pending {
+            Pending::Query(query) => {
+                let part = query.parts.get_mut(query.current)?;
+                part.run.as_mut().map(Ok)
+            }
+            Pending::Execute { sequence, .. } | Pending::FunctionCall { sequence } => {
+                runs.contains_key(sequence).then_some(Err(*sequence))
+            }
+            _ => None,
+        })?;
+        match found {
+            Ok(run) => Some(run),
+            Err(sequence) => runs.get_mut(&sequence),
         }
     }
 
