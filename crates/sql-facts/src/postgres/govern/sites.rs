@@ -555,13 +555,6 @@ fn copied(job: &Job<'_>, index: usize, plan: &RelationPlan) -> Result<String, Ca
             relation.name
         )));
     }
-    if let Some((_, ColumnMask::Wire(_))) = plan
-        .masks
-        .iter()
-        .find(|(_, mask)| matches!(mask, ColumnMask::Wire(_)))
-    {
-        return Err(wire_used(relation, plan));
-    }
     let Node::CopyStmt(copy) = job.statement.node() else {
         return Err(CannotGovern::NotBuilt("this COPY".to_owned()));
     };
@@ -582,6 +575,13 @@ fn copied(job: &Job<'_>, index: usize, plan: &RelationPlan) -> Result<String, Ca
                 column.ok_or_else(|| CannotGovern::Impossible(format!("cannot copy the column {name}")))?,
             );
         }
+    }
+    // Tokens are made in rows of a result; COPY has none.
+    if list
+        .iter()
+        .any(|column| matches!(plan.masks.get(&column.number), Some(ColumnMask::Wire(_))))
+    {
+        return Err(wire_used(relation, plan));
     }
     let list: Vec<String> = list
         .into_iter()
