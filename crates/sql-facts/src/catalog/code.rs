@@ -142,6 +142,21 @@ pub enum Operand {
     Unsure,
 }
 
+/// Results that depend on the arguments: pseudo-types, and record.
+const UNCERTAIN_RESULTS: [Oid; 14] = [
+    2249, 2276, 2277, 2278, 2283, 2776, 3500, 3831, 4537, 5077, 5078, 5079, 5080, 4538,
+];
+
+fn certain_result<'c>(candidates: impl Iterator<Item = builtins::Candidate<'c>>) -> Operand {
+    let mut results = candidates.map(|candidate| candidate.function.result);
+    match results.next() {
+        Some(first) if !UNCERTAIN_RESULTS.contains(&first) && results.all(|other| other == first) => {
+            Operand::Typed(first)
+        }
+        Some(_) | None => Operand::Unsure,
+    }
+}
+
 impl<'a> CatalogView<'a> {
     /// The function behind a name called with that many arguments.
     ///
@@ -214,6 +229,69 @@ impl<'a> CatalogView<'a> {
                 && self.reaches(schema, &function.schema)
         })
         .collect()
+    }
+    /// The type that a call gives, where all that it may mean agree on one. Polymorphic results and rows are not
+    /// certain.
+    pub fn function_result(&self, schema: Option<&str>, name: &str, arguments: &[Operand]) -> Operand {
+        let of_user = self
+            .overlay
+            .code
+            .functions(name)
+            .iter()
+            .chain(self.catalog.code.functions(name));
+        if of_user
+            .into_iter()
+            .any(|function| self.reaches(schema, &function.schema))
+        {
+            return Operand::Unsure;
+        }
+        match self.builtins().filter(|_| self.reaches(schema, "pg_catalog")) {
+            Some(builtins) => certain_result(builtins.functions(self.types(), name, arguments)),
+            None => Operand::Unsure,
+        }
+    }
+    /// The same for an operator; `left` is `None` for a prefix operator.
+    pub fn operator_result(
+        &self,
+        schema: Option<&str>,
+        name: &str,
+        left: Option<Operand>,
+        right: Operand,
+    ) -> Operand {
+        let of_user = self
+            .overlay
+            .code
+            .operators(name)
+            .iter()
+            .chain(self.catalog.code.operators(name));
+        if of_user
+            .into_iter()
+            .any(|operator| self.reaches(schema, &operator.schema))
+        {
+            return Operand::Unsure;
+        }
+        match self.builtins().filter(|_| self.reaches(schema, "pg_catalog")) {
+            Some(builtins) => certain_result(builtins.operators(self.types(), name, left, right)),
+            None => Operand::Unsure,
+        }
+    }
+    /// The type of an array's elements; what has no type stays so.
+    pub fn element_of(&self, array: Operand) -> Operand {
+        match array {
+            Operand::Typed(oid) => match self.types().get(oid).map(|entry| &entry.kind) {
+                Some(TypeKind::Array { element }) => Operand::Typed(*element),
+                Some(_) | None => Operand::Unsure,
+            },
+            Operand::Untyped => Operand::Untyped,
+            Operand::Unsure => Operand::Unsure,
+        }
+    }
+    /// The array type over a type.
+    pub fn array_over(&self, element: Operand) -> Operand {
+        match element {
+            Operand::Typed(oid) => self.types().array_of(oid).map_or(Operand::Unsure, Operand::Typed),
+            Operand::Untyped | Operand::Unsure => Operand::Unsure,
+        }
     }
     /// The function of that OID, for FunctionCall.
     pub fn function_by_oid(&self, oid: Oid) -> CodeFacts {

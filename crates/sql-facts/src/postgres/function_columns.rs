@@ -1,5 +1,5 @@
-//! Columns of built-in functions that return several, when they stand in FROM: PostgreSQL 15's `pg_proc` entries
-//! with more than one OUT argument. Functions named `pg_…` gain columns between majors, the others do not.
+//! Names of the columns that built-in functions return when they stand in FROM: PostgreSQL 15's `pg_proc` entries
+//! with OUT arguments; a single one gives the column its name. Functions named `pg_…` gain columns between majors, the others do not.
 
 /// The major that the whole list was read from.
 const MAJOR: u16 = 15;
@@ -9,7 +9,7 @@ const MAJOR: u16 = 15;
 pub(crate) enum ResultColumns {
     /// One, named after the function or its alias.
     One,
-    /// These.
+    /// These; a single one is named even where an alias is given.
     Several(&'static [&'static str]),
     /// That depends on the types of its arguments, or on the server's version.
     Unknown,
@@ -36,9 +36,9 @@ pub(crate) fn result_columns(name: &str, server_major: u16) -> ResultColumns {
     ) {
         return ResultColumns::Unknown;
     }
-    match SEVERAL.binary_search_by_key(&name, |(known, _)| known) {
+    match NAMED.binary_search_by_key(&name, |(known, _)| known) {
         Ok(_) if name.starts_with("pg_") && server_major != MAJOR => ResultColumns::Unknown,
-        Ok(index) => SEVERAL.get(index).map_or(ResultColumns::Unknown, |(_, columns)| {
+        Ok(index) => NAMED.get(index).map_or(ResultColumns::Unknown, |(_, columns)| {
             ResultColumns::Several(columns)
         }),
         // A function newer than the list may return several columns.
@@ -47,13 +47,17 @@ pub(crate) fn result_columns(name: &str, server_major: u16) -> ResultColumns {
     }
 }
 
-const SEVERAL: &[(&str, &[&str])] = &[
+const NAMED: &[(&str, &[&str])] = &[
     (
         "aclexplode",
         &["grantor", "grantee", "privilege_type", "is_grantable"],
     ),
+    ("json_array_elements", &["value"]),
+    ("json_array_elements_text", &["value"]),
     ("json_each", &["key", "value"]),
     ("json_each_text", &["key", "value"]),
+    ("jsonb_array_elements", &["value"]),
+    ("jsonb_array_elements_text", &["value"]),
     ("jsonb_each", &["key", "value"]),
     ("jsonb_each_text", &["key", "value"]),
     (
@@ -176,6 +180,7 @@ const SEVERAL: &[(&str, &[&str])] = &[
             "address_args",
         ],
     ),
+    ("pg_event_trigger_table_rewrite_oid", &["oid"]),
     ("pg_extension_update_paths", &["source", "target", "path"]),
     (
         "pg_get_backend_memory_contexts",
@@ -290,6 +295,7 @@ const SEVERAL: &[(&str, &[&str])] = &[
         &["index", "values", "nulls", "frequency", "base_frequency"],
     ),
     ("pg_options_to_table", &["option_name", "option_value"]),
+    ("pg_partition_ancestors", &["relid"]),
     ("pg_partition_tree", &["relid", "parentrelid", "isleaf", "level"]),
     (
         "pg_prepared_statement",

@@ -181,6 +181,11 @@ fn expr(location: i32, kind: ExprKind) -> Expr {
 
 /// Why a node is not read: its kind and where it stands.
 fn refuse(node: Node<'_>, place: &str) -> Unreadable {
+    if matches!(node, Node::Invalid(_)) {
+        return Unreadable::NotBuilt(format!(
+            "what the parser's library has no name for (CREATE FOREIGN TABLE) in {place}"
+        ));
+    }
     Unreadable::NotBuilt(format!("{} in {place}", kind_of(node)))
 }
 

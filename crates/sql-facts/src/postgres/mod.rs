@@ -103,4 +103,8 @@ pub fn read_with_types(
 }
 
 #[cfg(test)]
+mod mutation_tests;
+#[cfg(test)]
+mod oracle_tests;
+#[cfg(test)]
 mod tests;

@@ -49,6 +49,8 @@ struct Resolver<'v> {
     depth: usize,
     /// Types of parameters, as far as the client gave them.
     parameters: Vec<Operand>,
+    /// Types of the arguments of the call that was read last.
+    last_arguments: Vec<Operand>,
     actions: Vec<TableAction>,
     outputs: Vec<RawOutput>,
     indirect: Lineage,
@@ -90,6 +92,7 @@ impl<'v> Resolver<'v> {
             view,
             depth: 0,
             parameters: Vec::new(),
+            last_arguments: Vec::new(),
             actions: Vec::new(),
             outputs: Vec::new(),
             indirect: Lineage::default(),
@@ -365,14 +368,15 @@ impl<'v> Resolver<'v> {
         self.note_call(location, name.to_owned(), CallSyntax::Function, facts);
     }
 
-    /// An operator; `left` is `None` for a prefix operator, `literal` its right side where that is a literal.
+    /// An operator; `left` is `None` for a prefix operator, `literal` its right side where that is a literal. Gives
+    /// the type of its result.
     fn note_operator(
         &mut self,
         location: Location,
         name: &Name,
         (left, right): (Option<Operand>, Operand),
         literal: Option<&str>,
-    ) -> FunctionOrigin {
+    ) -> Operand {
         let mut facts = self
             .view
             .operator_with(name.schema.as_deref(), &name.name, left, right);
@@ -381,9 +385,9 @@ impl<'v> Resolver<'v> {
         {
             facts.quiet = self.view.quiet_with_literal(&name.name, literal, value);
         }
-        let origin = facts.origin;
         self.note_call(location, name.written(), CallSyntax::Operator, facts);
-        origin
+        self.view
+            .operator_result(name.schema.as_deref(), &name.name, left, right)
     }
 
     /// A cast; its code is found by the type's name. Gives the type, if it is known.

@@ -1132,6 +1132,21 @@ fn calls_are_judged_by_their_types() {
             .map(|call| call.contains("Server")),
         Some(true)
     );
+    for quiet in [
+        "SELECT 1 FROM t WHERE lower(email) = 'x'",
+        "SELECT 1 FROM t WHERE id = ANY ($1)",
+        "SELECT 1 FROM t WHERE id = ANY (ARRAY[1, 2])",
+        "SELECT 1 FROM t WHERE coalesce(name, 'x') = $1",
+        "SELECT 1 FROM t WHERE length(name) > 3 AND (name || email) <> 'x'",
+        "SELECT 1 FROM t JOIN u USING (id)",
+        "SELECT 1 FROM t WHERE CASE WHEN id > 1 THEN name ELSE 'x' END = 'y'",
+    ] {
+        let loud: Vec<String> = calls(quiet)
+            .into_iter()
+            .filter(|call| call.ends_with("loud"))
+            .collect();
+        assert_eq!(loud, Vec::<String>::new(), "{quiet}");
+    }
     assert!(calls("SELECT id BETWEEN 1 AND 2 FROM t").len() == 2);
     assert_eq!(calls("SELECT * FROM t NATURAL JOIN u").len(), 1);
     assert_eq!(

@@ -204,13 +204,16 @@ impl<'v> Resolver<'v> {
             ),
             ExprKind::Choice { values, .. } => {
                 let mut value = Value::default();
+                let mut kinds = Vec::with_capacity(values.len());
                 for (index, part) in values.iter().enumerate() {
                     let part = self.expr(part, env, clause)?;
                     value.take(&part, Transformation::Transformation);
                     if index + 1 < values.len() {
                         value.lineage.add(&part.lineage, Transformation::Conditional);
                     }
+                    kinds.push(part.kind);
                 }
+                value.kind = common_kind(kinds);
                 Ok(value)
             }
             ExprKind::Subquery {
@@ -284,9 +287,15 @@ impl<'v> Resolver<'v> {
             }
             ExprKind::Array(values) => {
                 let mut value = Value::default();
+                let mut kinds = Vec::with_capacity(values.len());
                 for part in values {
                     let part = self.expr(part, env, clause)?;
                     value.take(&part, Transformation::Transformation);
+                    kinds.push(part.kind);
+                }
+                kinds.dedup();
+                if let [element] = kinds.as_slice() {
+                    value.kind = self.view.array_over(*element);
                 }
                 Ok(value)
             }
@@ -318,6 +327,7 @@ impl<'v> Resolver<'v> {
     ) -> Resolved<Value> {
         let mut value = Value::default();
         let mut compared = None;
+        let mut kinds = Vec::with_capacity(whens.len() + 1);
         if let Some(subject) = subject {
             let subject = self.expr(subject, env, clause)?;
             value.take(&subject, Transformation::Conditional);
@@ -331,11 +341,14 @@ impl<'v> Resolver<'v> {
             }
             let result = self.expr(result, env, clause)?;
             value.take(&result, Transformation::Transformation);
+            kinds.push(result.kind);
         }
         if let Some(otherwise) = otherwise {
             let otherwise = self.expr(otherwise, env, clause)?;
             value.take(&otherwise, Transformation::Transformation);
+            kinds.push(otherwise.kind);
         }
+        value.kind = common_kind(kinds);
         Ok(value)
     }
 
@@ -377,23 +390,32 @@ impl<'v> Resolver<'v> {
         // The operator of ANY and ALL compares with the array's elements.
         right_kinds.dedup();
         let right_kind = match (call.shape, right_kinds.as_slice()) {
-            (OperatorShape::AnyOf | OperatorShape::AllOf, _) => Operand::Unsure,
+            (OperatorShape::AnyOf | OperatorShape::AllOf, [array]) => self.view.element_of(*array),
             (_, [one]) => *one,
             (_, _) => Operand::Unsure,
         };
         let left_kind = call.left.is_some().then_some(left.kind);
-        let mut comparison = call.shape != OperatorShape::NullIf;
+        value.kind = match call.shape {
+            OperatorShape::Plain => Operand::Unsure,
+            OperatorShape::NullIf => left.kind,
+            OperatorShape::AnyOf
+            | OperatorShape::AllOf
+            | OperatorShape::Distinct
+            | OperatorShape::NotDistinct
+            | OperatorShape::In
+            | OperatorShape::NotIn
+            | OperatorShape::Between
+            | OperatorShape::NotBetween => BOOLEAN,
+        };
         for name in &call.names {
             let literal = match call.right.as_slice() {
                 [one] if call.shape == OperatorShape::Plain => constant_text(one),
                 _ => None,
             };
-            let origin = self.note_operator(location, name, (left_kind, right_kind), literal);
-            comparison &= origin == FunctionOrigin::BuiltIn;
-            comparison &= call.shape != OperatorShape::Plain || is_comparison(name);
-        }
-        if comparison {
-            value.kind = BOOLEAN;
+            let result = self.note_operator(location, name, (left_kind, right_kind), literal);
+            if call.shape == OperatorShape::Plain {
+                value.kind = result;
+            }
         }
         value.condition = match (call.shape, comparisons.as_slice()) {
             (OperatorShape::In, _) => Condition::any_of(comparisons),
@@ -418,7 +440,7 @@ impl<'v> Resolver<'v> {
         for argument in &call.args {
             arguments.push(self.expr(argument, env, clause)?);
         }
-        let aggregate = self.function(location, call, &arguments)?;
+        let (aggregate, kind) = self.function(location, call, &arguments);
         let how = if aggregate {
             Transformation::Aggregation
         } else {
@@ -444,17 +466,19 @@ impl<'v> Resolver<'v> {
         let outside = arguments.iter().any(|argument| !argument.reads_target);
         value.condition = Condition::comparison(value.reads_target && outside);
         value.condition.boolean = false;
+        value.kind = kind;
+        self.last_arguments = arguments.iter().map(|argument| argument.kind).collect();
         Ok(value)
     }
 
-    /// Notes the call itself; tells whether it is an aggregate.
-    fn function(&mut self, location: Location, call: &FunctionCall, arguments: &[Value]) -> Resolved<bool> {
+    /// Notes the call itself; tells whether it is an aggregate, and the type of its result.
+    fn function(&mut self, location: Location, call: &FunctionCall, arguments: &[Value]) -> (bool, Operand) {
         if call
             .grammar
             .is_some_and(|major| self.view.catalog.server_major >= major)
         {
             self.note_grammar(location, &call.name.name, call.aggregate);
-            return Ok(call.aggregate);
+            return (call.aggregate, Operand::Unsure);
         }
         let mut kinds: Vec<Operand> = arguments.iter().map(|argument| argument.kind).collect();
         if call.aggregate {
@@ -466,17 +490,16 @@ impl<'v> Resolver<'v> {
             && row.iter().any(|field| field.name == call.name.name)
             && self.view.function(None, &call.name.name, 1).origin == FunctionOrigin::Unknown
         {
-            return Ok(false);
+            return (false, Operand::Unsure);
         }
-        let facts = self.note_function(
-            location,
-            &call.name,
-            &kinds,
-            call.args.first().and_then(constant_text),
-        );
+        let literal = call.args.first().and_then(constant_text);
+        let facts = self.note_function(location, &call.name, &kinds, literal);
         self.settings(call);
         self.sequences(call);
-        Ok(facts.aggregate || call.aggregate)
+        let kind = self
+            .view
+            .function_result(call.name.schema.as_deref(), &call.name.name, &kinds);
+        (facts.aggregate || call.aggregate, kind)
     }
 
     /// What `set_config` does to the session. It is certain only where the call is sure to run, which the statement
@@ -899,6 +922,16 @@ pub(super) fn derived(field: &Field) -> Field {
 /// bool
 const BOOLEAN: Operand = Operand::Typed(16);
 
+/// The type that alternatives have in common; literals without a type follow the others.
+fn common_kind(mut kinds: Vec<Operand>) -> Operand {
+    kinds.retain(|kind| *kind != Operand::Untyped);
+    kinds.dedup();
+    match kinds.as_slice() {
+        [one] => *one,
+        _ => Operand::Unsure,
+    }
+}
+
 fn constant_kind(constant: &Constant) -> Operand {
     match constant {
         Constant::Null | Constant::Text(_) => Operand::Untyped,
@@ -906,14 +939,6 @@ fn constant_kind(constant: &Constant) -> Operand {
         Constant::Integer(_) => Operand::Typed(23),
         Constant::Other => Operand::Unsure,
     }
-}
-
-/// Built-in operators that give bool, whatever they compare.
-fn is_comparison(name: &Name) -> bool {
-    matches!(
-        name.name.as_str(),
-        "=" | "<>" | "<" | "<=" | ">" | ">=" | "~~" | "!~~" | "~~*" | "!~~*"
-    )
 }
 
 pub(super) fn equals() -> Name {

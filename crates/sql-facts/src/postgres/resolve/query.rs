@@ -124,7 +124,7 @@ impl<'v> Resolver<'v> {
         let own = OwnName {
             number,
             position,
-            columns: &cte.columns,
+            cte,
         };
         let fields = self.deeper(|resolver| resolver.query_of_cte(cte, inner, Some(own)))?;
         let lineages: Vec<Lineage> = fields
@@ -323,26 +323,7 @@ impl<'v> Resolver<'v> {
         for item in items {
             match &item.expr.kind {
                 ExprKind::Column { parts, star: true } => {
-                    let (expanded, ranges) = match parts.as_slice() {
-                        [] => {
-                            let entries = env.level.iter().flat_map(|level| level.entries());
-                            self.star(entries.filter(|entry| entry.bare))?
-                        }
-                        [.., name] => {
-                            let schema = parts.len().checked_sub(2).and_then(|index| parts.get(index));
-                            let entry = self.find_entry(schema.map(String::as_str), name, env.level)?;
-                            let entry = entry.ok_or_else(|| super::missing_entry(name))?;
-                            *reads_target |= entry.target;
-                            self.star(std::iter::once(entry))?
-                        }
-                    };
-                    self.used(
-                        item.expr.location,
-                        RefTarget::Star { ranges },
-                        clause,
-                        parts.len() + 1,
-                    );
-                    fields.extend(expanded);
+                    fields.extend(self.expand_star(item.expr.location, parts, env, clause, reads_target)?);
                 }
                 ExprKind::Steps { base, steps } if matches!(steps.last(), Some(Step::All)) => {
                     fields.extend(self.all_fields(base, steps, env, clause)?);
@@ -356,6 +337,32 @@ impl<'v> Resolver<'v> {
             }
         }
         Ok(fields)
+    }
+
+    /// `*` or `t.*` in a list.
+    fn expand_star(
+        &mut self,
+        location: i32,
+        parts: &[String],
+        env: Env<'_, '_>,
+        clause: Clause,
+        reads_target: &mut bool,
+    ) -> Resolved<Vec<Field>> {
+        let (expanded, ranges) = match parts {
+            [] => {
+                let entries = env.level.iter().flat_map(|level| level.entries());
+                self.star(entries.filter(|entry| entry.bare))?
+            }
+            [.., name] => {
+                let schema = parts.len().checked_sub(2).and_then(|index| parts.get(index));
+                let entry = self.find_entry(schema.map(String::as_str), name, env.level)?;
+                let entry = entry.ok_or_else(|| super::missing_entry(name))?;
+                *reads_target |= entry.target;
+                self.star(std::iter::once(entry))?
+            }
+        };
+        self.used(location, RefTarget::Star { ranges }, clause, parts.len() + 1);
+        Ok(expanded)
     }
 
     /// `(row).*` in a list.
@@ -372,17 +379,10 @@ impl<'v> Resolver<'v> {
         // A function's own columns are known where it is a built-in one.
         if let ExprKind::Call(call) = &base.kind {
             let value = self.expr(base, env, clause)?;
-            let count = if call.star { 0 } else { call.args.len() };
-            let facts = self
-                .view
-                .function(call.name.schema.as_deref(), &call.name.name, count);
             let major = self.view.catalog.server_major;
             let columns = crate::postgres::function_columns::result_columns(&call.name.name, major);
-            return match (facts.origin, columns) {
-                (
-                    crate::facts::FunctionOrigin::BuiltIn,
-                    crate::postgres::function_columns::ResultColumns::Several(columns),
-                ) => {
+            return match (self.calls_built_in(call), columns) {
+                (true, crate::postgres::function_columns::ResultColumns::Several(columns)) => {
                     let lineage = Rc::new(value.lineage.through(Transformation::Transformation));
                     let field = |name: &&str| Field {
                         name: (*name).to_owned(),
@@ -519,17 +519,21 @@ impl<'v> Resolver<'v> {
         let mut output = Output::default();
         let mut lineages: Vec<Lineage> = Vec::new();
         for row in rows {
-            if row
-                .iter()
-                .any(|expr| matches!(expr.kind, ExprKind::Column { star: true, .. }))
-            {
-                return Err(Unreadable::NotBuilt("* in VALUES".to_owned()));
+            let mut values = Vec::with_capacity(row.len());
+            for expr in row {
+                if let ExprKind::Column { parts, star: true } = &expr.kind {
+                    let expanded =
+                        self.expand_star(expr.location, parts, env, clause, &mut output.reads_target)?;
+                    values.extend(expanded.into_iter().map(|field| field.lineage));
+                } else {
+                    let value = self.expr(expr, env, clause)?;
+                    output.reads_target |= value.reads_target;
+                    values.push(Rc::new(value.lineage));
+                }
             }
-            lineages.resize(lineages.len().max(row.len()), Lineage::default());
-            for (lineage, expr) in lineages.iter_mut().zip(row) {
-                let value = self.expr(expr, env, clause)?;
-                output.reads_target |= value.reads_target;
-                lineage.add(&value.lineage, Transformation::Identity);
+            lineages.resize(lineages.len().max(values.len()), Lineage::default());
+            for (lineage, value) in lineages.iter_mut().zip(&values) {
+                lineage.add(value, Transformation::Identity);
             }
         }
         output.fields = lineages
@@ -624,23 +628,35 @@ impl<'v> Resolver<'v> {
 struct OwnName<'c> {
     number: usize,
     position: usize,
-    columns: &'c [String],
+    cte: &'c Cte,
 }
 
 impl OwnName<'_> {
     /// Makes the columns of the first branches what the CTE's own name stands for.
     fn publish(&self, env: Env<'_, '_>, fields: &[Field]) {
-        let published = fields
+        let mut published: Vec<Field> = fields
             .iter()
             .enumerate()
             .map(|(index, field)| Field {
-                name: self.columns.get(index).unwrap_or(&field.name).clone(),
+                name: self.cte.columns.get(index).unwrap_or(&field.name).clone(),
                 lineage: Rc::new(Lineage::recursive(self.number, index)),
                 row: field.row.clone(),
                 kind: field.kind,
                 origin: None,
             })
             .collect();
+        // SEARCH and CYCLE add columns, which the last branch may already use.
+        let added = self.cte.search.iter().map(|(_, sequence)| sequence);
+        let added = added.chain(self.cte.cycle.iter().flat_map(|cycle| [&cycle.mark, &cycle.path]));
+        for (index, name) in added.enumerate() {
+            published.push(Field {
+                name: name.clone(),
+                lineage: Rc::new(Lineage::recursive(self.number, fields.len() + index)),
+                row: None,
+                kind: Operand::Unsure,
+                origin: None,
+            });
+        }
         // The CTE's own scope is the nearest one that has it running at that position.
         let mut scope = env.ctes;
         while let Some(here) = scope {

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use super::expr::{derived, equals};
 use super::{Resolved, Resolver};
-use crate::catalog::{Operand, RelationKind};
+use crate::catalog::{Operand, RelationKind, TypeKind};
 use crate::facts::{Action, Clause, FunctionOrigin, RangeRole, Transformation, Unreadable};
-use crate::form::{Alias, Expr, ExprKind, Join, JoinKind, Location, Source, TableFunction};
+use crate::form::{Alias, Expr, ExprKind, FunctionCall, Join, JoinKind, Location, Source, TableFunction};
 use crate::postgres::condition::Condition;
 use crate::postgres::function_columns::{ResultColumns, result_columns};
 use crate::postgres::lineage::Lineage;
@@ -497,27 +497,19 @@ impl<'v> Resolver<'v> {
             entry.fields.push(computed(scalar_name, lineage));
             return;
         };
-        let count = if function.star { 0 } else { function.args.len() };
-        let facts = self
-            .view
-            .function(function.name.schema.as_deref(), own_name, count);
-        match facts.origin {
-            FunctionOrigin::BuiltIn if own_name == "unnest" && function.args.len() > 1 => {
+        match self.calls_built_in(function) {
+            true if own_name == "unnest" && function.args.len() > 1 => {
                 entry
                     .fields
                     .extend(function.args.iter().map(|_| computed("unnest", lineage)));
             }
-            FunctionOrigin::BuiltIn if own_name == "unnest" => {
-                if !function
-                    .args
-                    .first()
-                    .is_some_and(|argument| self.array_of_scalars(argument))
-                {
+            true if own_name == "unnest" => {
+                if !self.array_of_scalars(self.last_arguments.first()) {
                     unknown(entry);
                 }
                 entry.fields.push(computed(scalar_name, lineage));
             }
-            FunctionOrigin::BuiltIn => match result_columns(own_name, self.view.catalog.server_major) {
+            true => match result_columns(own_name, self.view.catalog.server_major) {
                 ResultColumns::One => entry.fields.push(computed(scalar_name, lineage)),
                 ResultColumns::Several(columns) => {
                     entry
@@ -526,34 +518,34 @@ impl<'v> Resolver<'v> {
                 }
                 ResultColumns::Unknown => unknown(entry),
             },
-            FunctionOrigin::UserDefined | FunctionOrigin::Unknown => unknown(entry),
+            false => unknown(entry),
         }
     }
 
-    /// The elements of that array are certainly no rows.
-    fn array_of_scalars(&self, argument: &Expr) -> bool {
-        match &argument.kind {
-            ExprKind::Cast { target, .. } => {
-                let name = &target.name;
-                let known = self.view.resolve_type(name.schema.as_deref(), &name.name, &[]);
-                known.is_some_and(|known| known.sql.starts_with("pg_catalog."))
-            }
-            ExprKind::Array(values) => values.iter().all(|value| {
-                matches!(value.kind, ExprKind::Constant(_) | ExprKind::Operator(_) | ExprKind::Session(_))
-                    || matches!(&value.kind, ExprKind::Cast { .. } | ExprKind::Array(_) if self.array_of_scalars(value))
-            }),
-            ExprKind::Call(call) => matches!(
-                call.name.name.as_str(),
-                "string_to_array"
-                    | "regexp_split_to_array"
-                    | "regexp_match"
-                    | "parse_ident"
-                    | "current_schemas"
-                    | "tsvector_to_array"
-            ),
-            ExprKind::Wrapped(value) => self.array_of_scalars(value),
-            _ => false,
-        }
+    /// Whether a call can only mean a built-in function. A user's cast of an argument does not change what it returns.
+    pub(super) fn calls_built_in(&self, call: &FunctionCall) -> bool {
+        let name = &call.name.name;
+        let of_user = !self.view.catalog.code.functions(name).is_empty()
+            || !self.view.overlay.code.functions(name).is_empty();
+        let reaches_built_in = matches!(call.name.schema.as_deref(), None | Some("pg_catalog"));
+        let count = if call.star { 0 } else { call.args.len() };
+        let known = self.view.function(Some("pg_catalog"), name, count).origin != FunctionOrigin::Unknown;
+        reaches_built_in && known && (!of_user || call.name.schema.is_some())
+    }
+
+    /// The elements of an array of that type are certainly no rows.
+    fn array_of_scalars(&self, array: Option<&Operand>) -> bool {
+        let Some(Operand::Typed(oid)) = array else {
+            return false;
+        };
+        let Some(TypeKind::Array { element }) = self.view.type_entry(*oid).map(|entry| &entry.kind) else {
+            return false;
+        };
+        let element = self.view.type_entry(*element).map(|entry| &entry.kind);
+        matches!(
+            element,
+            Some(TypeKind::Base { .. } | TypeKind::Enum | TypeKind::Range { .. })
+        )
     }
 
     /// A star over these entries: their fields, and the mentioned relations under them.
