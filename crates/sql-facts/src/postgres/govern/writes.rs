@@ -507,8 +507,32 @@ pub(super) fn update<'mem>(rewriter: &mut Rewriter<'_, 'mem>, node: &mut nodes::
     if let Some(both) = filter_and(rewriter, index, node.where_clause()) {
         node.set_where_clause(both);
     }
+    spread(rewriter.mem, node);
     let assigned = assignments(rewriter, index, node.target_list().iter());
     put_assignments(node.target_list_mut(), assigned);
+}
+
+/// `SET (a, b) = (1, 2)` as `SET a = 1, b = 2`: each column is then looked at by itself.
+fn spread<'mem>(mem: MemoryToken<'mem>, node: &mut nodes::UpdateStmtMut<'mem, '_>) {
+    for mut target in node.target_list_mut() {
+        let Node::MultiAssignRef(part) = target.val() else {
+            continue;
+        };
+        let Node::RowExpr(row) = part.source() else {
+            continue;
+        };
+        let place = usize::try_from(part.colno)
+            .ok()
+            .and_then(|place| place.checked_sub(1));
+        let width = usize::try_from(part.ncolumns).ok();
+        if width != Some(row.args().len()) {
+            continue;
+        }
+        if let Some(value) = place.and_then(|place| row.args().get(place)) {
+            let value = mem.make_unique(value);
+            target.set_val(value);
+        }
+    }
 }
 
 pub(super) fn delete<'mem>(rewriter: &mut Rewriter<'_, 'mem>, node: &mut nodes::DeleteStmtMut<'mem, '_>) {

@@ -397,6 +397,7 @@ fn masked_columns_of_a_target_stay_masked() {
         "update t set name = 'x' where id = 1 and phone = '******6789' returning *",
         "update t set name = 'y' where phone = '0123456789' returning id",
         "update t set phone = '******6789', email = null where id = 1 returning phone",
+        "update t set (phone, email, name) = ('******6789', null, 'x') where id = 1",
         "!select phone, email from t where id = 1",
         "update t set phone = '99' where id = 1 returning t",
         "!select phone from t where id = 1",
@@ -470,18 +471,43 @@ fn written_rows_must_meet_the_filter() {
 #[test]
 fn copy_in_stops_at_a_foreign_row() {
     let world = world();
-    let governed = world.govern("copy o(id, tenant) from stdin");
-    let error = format!(
-        "{:#}",
-        world
-            .db
-            .psql(&format!("{}\n", governed.text))
-            .map(|_| ())
-            .err()
-            .map_or(String::new(), |e| format!("{e:#}"))
+    let copy = |sql: &str, data: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("copy.sql");
+        std::fs::write(&file, format!("{};\n{data}\n\\.\n", world.govern(sql).text)).unwrap();
+        world.db.psql_file(&file).map_err(|error| format!("{error:#}"))
+    };
+    copy("copy o(id, tenant) from stdin", "101\ta\n102\ta").unwrap();
+    copy("copy o(tenant, id) from stdin where id > 103", "a\t103\na\t104").unwrap();
+    assert_eq!(
+        world.db.psql("select count(*) from o where id > 100").unwrap(),
+        "3"
     );
-    assert!(!error.contains("syntax"), "{error}");
-    assert!(governed.text.contains("WHERE CASE WHEN"), "{}", governed.text);
+    for (sql, data) in [
+        ("copy o(id, tenant) from stdin", "105\ta\n106\tb"),
+        // The default is another tenant.
+        ("copy o(id) from stdin", "107"),
+        ("copy o from stdin", "108\tn\t\\N\t1"),
+    ] {
+        assert!(copy(sql, data).unwrap_err().contains("\"WEIR-CHECK\""), "{sql}");
+    }
+    assert_eq!(
+        world.db.psql("select count(*) from o where id > 104").unwrap(),
+        "0"
+    );
+    assert_eq!(
+        world.govern("copy o from stdin").check_rule.as_deref(),
+        Some("filter-o")
+    );
+    let mut trigger = World::new(
+        "create table o(id int, tenant text); create function f() returns trigger language plpgsql as
+         'begin new.tenant = ''b''; return new; end';
+         create trigger b before insert on o for each row execute function f()",
+    );
+    trigger.filter("o", "tenant = 'a'");
+    assert!(trigger.try_govern("copy o from stdin").is_err());
+    let governed = trigger.govern("insert into o values (1, 'a')");
+    assert!(format!("{:#}", trigger.db.psql(&governed.text).unwrap_err()).contains("WEIR-CHECK"));
 }
 
 #[test]
