@@ -332,6 +332,14 @@ impl Session {
         }
     }
 
+    /// What comes next answers a question of our own: its rows are needed whole, however long they are.
+    pub fn is_answered(&self) -> bool {
+        matches!(
+            self.pending.front(),
+            Some(Pending::OwnExecute { .. } | Pending::OwnQuery { .. })
+        )
+    }
+
     /// Rows (DataRow or CopyData) may be forwarded as they come, without looking at each.
     pub fn rows_pass(&self) -> bool {
         if matches!(self.pending.front(), Some(Pending::Query(query)) if query.counting()) {

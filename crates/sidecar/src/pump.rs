@@ -307,6 +307,13 @@ impl Pump {
                 }
             }
         }
+        if self.server_framer.between_messages() {
+            let caps = match self.session.is_answered() {
+                true => &self.shared.own_answer_caps,
+                false => &self.shared.server_caps,
+            };
+            self.server_framer.set_caps(Arc::clone(caps));
+        }
         let Some(frame) = self
             .server_framer
             .next(&mut self.server.received)

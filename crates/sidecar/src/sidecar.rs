@@ -77,6 +77,8 @@ pub struct Shared {
     pub login_caps: Arc<Caps>,
     /// Caps of a server.
     pub server_caps: Arc<Caps>,
+    /// Caps of what it answers to our own questions.
+    pub own_answer_caps: Arc<Caps>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -264,6 +266,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
         client_caps: client_caps(config.statement_max_bytes),
         login_caps: Arc::new(Caps::client_login()),
         server_caps: Arc::new(Caps::server()),
+        own_answer_caps: Arc::new(Caps::server_answering_us()),
         config,
     });
     let mut senders = Vec::new();

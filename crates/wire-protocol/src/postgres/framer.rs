@@ -95,6 +95,17 @@ impl Caps {
         .with(tag::NOTICE_RESPONSE, needed_whole)
     }
 
+    /// The same while an answer to a question of our own comes in: its rows describe a whole catalog and are held.
+    pub fn server_answering_us() -> Self {
+        Self::server().with(
+            tag::DATA_ROW,
+            Cap {
+                whole_max: 512 * 1024 * 1024,
+                above: Above::Stream,
+            },
+        )
+    }
+
     /// Sets the cap of one type.
     #[must_use]
     pub fn with(mut self, tag: u8, cap: Cap) -> Self {
