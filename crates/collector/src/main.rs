@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use collector::{Config, serve};
+use service_runtime::logs::{self, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -21,10 +22,14 @@ struct Arguments {
     /// Folder of log and index.
     #[arg(long, env = "WEIR_DATA_DIR", default_value = "/var/lib/weir/collector")]
     data_dir: PathBuf,
+    /// Logs as JSON, one object a line.
+    #[arg(long, env = "WEIR_LOG_JSON")]
+    log_json: bool,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    logs::init(if arguments.log_json { LogFormat::Json } else { LogFormat::Text });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

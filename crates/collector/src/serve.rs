@@ -80,6 +80,10 @@ pub async fn serve(
             .as_ref()
             .map_or(listener.local_addr(), TcpListener::local_addr)?,
     );
+    {
+        let log = read(&log);
+        tracing::info!(log.key = %log.key().to_vkey(), log.entries = log.size(), "the log is open");
+    }
     ready(addresses.0, addresses.1);
     let admin_pages = admin_pages(metrics.clone(), healthy);
     let shared = Shared {
@@ -112,6 +116,7 @@ pub async fn serve(
     let (main, admin) = tokio::join!(main.into_future(), admin);
     main?;
     admin?;
+    tracing::info!("draining");
     // All senders are gone with the pages: the thread writes its last entries and ends.
     tokio::task::spawn_blocking(move || thread.join())
         .await?
