@@ -329,13 +329,8 @@ async fn receipt(
     Query(At { index }): Query<At>,
 ) -> Result<Json<Receipt>, Failure> {
     blocking(move || {
-        let log = read(&shared.log);
-        let groups = log.groups_at(index)?;
-        let found = groups
-            .iter()
-            .find(|placed| placed.index <= index && index < placed.end());
-        found
-            .and_then(|placed| placed.group.receipt(usize::try_from(index - placed.index).ok()?))
+        read(&shared.log)
+            .receipt(index)?
             .map(Json)
             .ok_or_else(|| Failure(StatusCode::NOT_FOUND, format!("the log has no entry {index}")))
     })

@@ -650,6 +650,18 @@ impl Log {
         Ok(())
     }
 
+    /// The receipt of one entry.
+    ///
+    /// # Errors
+    /// [`LogError`]
+    pub fn receipt(&self, index: u64) -> Result<Option<receipts::Receipt>, LogError> {
+        let groups = self.groups_at(index)?;
+        let found = groups
+            .iter()
+            .find(|placed| placed.index <= index && index < placed.end());
+        Ok(found.and_then(|placed| placed.group.receipt(usize::try_from(index - placed.index).ok()?)))
+    }
+
     /// The bytes of one entry.
     ///
     /// # Errors

@@ -29,7 +29,11 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    logs::init(if arguments.log_json { LogFormat::Json } else { LogFormat::Text });
+    logs::init(if arguments.log_json {
+        LogFormat::Json
+    } else {
+        LogFormat::Text
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

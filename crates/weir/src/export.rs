@@ -21,6 +21,9 @@ pub struct Args {
     /// Up to then, not included; without it up to the end
     #[arg(long, value_name = "TIME|INDEX")]
     to: Option<String>,
+    /// One receipt, by its log index (RECEIPT of `weir lineage`, `index` of `weir audit --json`): verifiable by itself
+    #[arg(long, value_name = "INDEX", conflicts_with_all = ["from", "to"])]
+    receipt: Option<u64>,
     /// The file
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -32,6 +35,20 @@ pub struct Args {
 /// Where the log cannot be read or the file not be written.
 pub fn run(args: &Args) -> Result<u8> {
     let source = args.source.source()?;
+    if let Some(index) = args.receipt {
+        let receipt = match &source {
+            Source::Collector(url) => get_json(&format!("{url}/v1/receipt?index={index}"))?,
+            Source::Data(dir) => Log::open_to_read(dir)?
+                .receipt(index)?
+                .context("the log has no such entry")?,
+            Source::Spool(_) => bail!("a spool has no log indexes: give --collector or --data-dir"),
+        };
+        let receipt: receipts::Receipt = receipt;
+        let text = serde_json::to_string_pretty(&receipt)? + "\n";
+        std::fs::write(&args.file, text).with_context(|| format!("cannot write {}", args.file.display()))?;
+        print(&format!("wrote receipt {index} to {}", args.file.display()))?;
+        return Ok(0);
+    }
     let (from, to) = indexes(args, &source)?;
     let text = match &source {
         Source::Collector(url) => get_text(&format!("{url}/v1/range?from={from}&to={to}"))?,

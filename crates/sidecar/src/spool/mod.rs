@@ -153,11 +153,11 @@ impl SpoolRefusal {
     /// Number of the refusal's code, `WEIR-nnn`.
     pub fn code(&self) -> u16 {
         match self {
-            Self::Full => 901,
-            Self::Failed => 902,
-            Self::NoCollector => 903,
-            Self::NotAcknowledged => 904,
-            Self::Closing => 905,
+            Self::Full => 130,
+            Self::Failed => 131,
+            Self::NoCollector => 132,
+            Self::NotAcknowledged => 133,
+            Self::Closing => 134,
         }
     }
 }

@@ -344,6 +344,41 @@ fn strict_without_a_collector_is_refused() {
     assert_eq!(refused.err(), Some(SpoolRefusal::NoCollector));
 }
 
+/// `BestEffort` under pressure: the caller never waits, what does not fit is counted, and the count is signed.
+#[test]
+fn best_effort_drops_and_signs_how_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(SpoolConfig::new(dir.path())).unwrap();
+    {
+        // The writer cannot get at the file: the queue fills.
+        let _stuck = held(&spool.shared.segment);
+        for statement in 0..(QUEUE_MAX as u64 + 700) {
+            spool.record(
+                entry(&spool, session(1), outcome(statement)),
+                None,
+                ReceiptMode::BestEffort,
+            );
+        }
+    }
+    let dropped = spool.status().dropped;
+    assert!((1..=700).contains(&dropped), "{dropped}");
+    closed(&spool, session(1));
+    in_order(&spool);
+    drop(spool);
+    let (report, _) = verify_folder(dir.path()).unwrap();
+    assert_eq!(
+        (report.integrity, report.completeness),
+        (Integrity::Ok, Completeness::Incomplete)
+    );
+    assert_eq!(report.holes.len(), 1, "{report:#?}");
+    assert!(
+        report.holes[0]
+            .message
+            .starts_with(&format!("{dropped} events of")),
+        "{report:#?}"
+    );
+}
+
 /// A child process, for what needs a process to die or to have limits. Does nothing unless a test started it.
 #[test]
 #[ignore = "started by other tests as a process of its own"]

@@ -40,6 +40,7 @@ pub(super) fn start(shared: Arc<Shared>, key: SigningKey, chain: ChainWriter) ->
                 durable: Vec::new(),
                 resolved: Vec::new(),
                 strict: Vec::new(),
+                told_fill: Fill::Low,
             }
             .run();
         })
@@ -61,6 +62,15 @@ struct Writer {
     resolved: Vec<OpenStatement>,
     /// Told once the collector has that many events.
     strict: Vec<(u64, oneshot::Sender<Result<OpenStatement, SpoolRefusal>>)>,
+    told_fill: Fill,
+}
+
+/// How full the folder is, as far as it was said in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fill {
+    Low,
+    High,
+    Full,
 }
 
 struct Batch {
@@ -364,6 +374,29 @@ impl Writer {
             self.rotate(signed_events);
         }
         shared.delete_done();
+        self.tell_fill();
+    }
+
+    /// Says once when the folder gets full, early enough to do something.
+    fn tell_fill(&mut self) {
+        let (bytes, bytes_max) = (self.shared.bytes.load(Ordering::Relaxed), self.shared.bytes_max);
+        let fill = if self.shared.admit() == Err(SpoolRefusal::Full) {
+            Fill::Full
+        } else if bytes >= bytes_max / 10 * 7 {
+            Fill::High
+        } else {
+            Fill::Low
+        };
+        if fill != self.told_fill {
+            match fill {
+                Fill::Low => tracing::info!(bytes, bytes_max, "the spool has room again"),
+                Fill::High => tracing::warn!(bytes, bytes_max, "the spool is 70 % full"),
+                Fill::Full => {
+                    tracing::error!(bytes, bytes_max, "the spool is full: new statements are refused")
+                }
+            }
+            self.told_fill = fill;
+        }
     }
 
     fn rotate(&mut self, signed_events: u64) {

@@ -421,6 +421,13 @@ fn with_a_collector_everything_is_delivered_proved_and_let_go() {
     std::fs::write(&file, "something else").unwrap();
     ends(&["verify", part], 3);
 
+    // One receipt stands alone.
+    ends(&["export", "--collector", &url, "--receipt", "3", part], 0);
+    ends(&["verify", part], 0);
+    let receipt = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, receipt.replacen("report", "repork", 1)).unwrap();
+    ends(&["verify", part], 1);
+
     // The same questions to the collector's folder, while it runs and after.
     let data = log.path().to_str().unwrap();
     assert_eq!(ends(&["audit", "--data-dir", data], 0), audit);
