@@ -23,6 +23,8 @@ pub enum Record {
         sequence: u64,
         /// What was judged.
         statement: Arc<Judged>,
+        /// Whose relations and rows it is about: what EXECUTE and FETCH run; else the statement itself.
+        rows_of: Arc<Judged>,
     },
     /// A statement that was sent has ended.
     Outcome {
@@ -30,6 +32,8 @@ pub enum Record {
         sequence: u64,
         /// What was judged.
         statement: Arc<Judged>,
+        /// Whose relations and rows it is about: what EXECUTE and FETCH run; else the statement itself.
+        rows_of: Arc<Judged>,
         /// How it ended.
         outcome: Outcome,
     },

@@ -489,7 +489,12 @@ impl Session {
     pub(crate) fn announce(run: &Run, out: &mut Vec<Action>) {
         let (sequence, statement) = (run.sequence, Arc::clone(&run.judged));
         if run.judged.writes() || run.result.writes() {
-            out.push(Action::Intent(Record::Intent { sequence, statement }));
+            let rows_of = Arc::clone(&run.result);
+            out.push(Action::Intent(Record::Intent {
+                sequence,
+                statement,
+                rows_of,
+            }));
         } else {
             out.push(Action::Record(Record::Open { sequence, statement }));
         }
@@ -680,6 +685,7 @@ pub(crate) fn finish(mut run: Run, now_us: u64, out: &mut Vec<Action>) {
     out.push(Action::Record(Record::Outcome {
         sequence: run.sequence,
         statement: run.judged,
+        rows_of: run.result,
         outcome: run.outcome,
     }));
 }

@@ -203,16 +203,21 @@ pub fn entry(record: &Record, identity: &Identity) -> Entry {
         Record::Open { sequence, .. } => Entry::OpenMark {
             statement: StatementLink(*sequence),
         },
-        Record::Intent { sequence, statement } => Entry::Event(Body::Intent(Intent {
-            start: start(*sequence, statement, identity),
+        Record::Intent {
+            sequence,
+            statement,
+            rows_of,
+        } => Entry::Event(Body::Intent(Intent {
+            start: start(*sequence, statement, rows_of, identity),
         })),
         Record::Outcome {
             sequence,
             statement,
+            rows_of,
             outcome,
         } => Entry::Event(Body::Action(Action {
-            start: start(*sequence, statement, identity),
-            outcome: outcome_of(outcome, statement),
+            start: start(*sequence, statement, rows_of, identity),
+            outcome: outcome_of(outcome, statement.writes() || rows_of.writes()),
         })),
         Record::Denied {
             sequence,
@@ -232,14 +237,27 @@ pub fn entry(record: &Record, identity: &Identity) -> Entry {
     }
 }
 
-fn start(sequence: u64, statement: &Judged, identity: &Identity) -> ActionStart {
+fn start(sequence: u64, statement: &Arc<Judged>, rows_of: &Arc<Judged>, identity: &Identity) -> ActionStart {
     ActionStart {
         statement: StatementLink(sequence),
         who: Arc::clone(&identity.who),
         place: Arc::clone(&identity.place),
-        what: what(statement),
+        what: what_of(statement, rows_of),
         rule: Arc::new(rule(statement)),
     }
+}
+
+/// EXECUTE and FETCH under their own names, with the relations and columns of what they run.
+fn what_of(statement: &Arc<Judged>, rows_of: &Arc<Judged>) -> Arc<What> {
+    if Arc::ptr_eq(statement, rows_of) {
+        return what(statement);
+    }
+    let own = what(statement);
+    let mut what = What::clone(&what(rows_of));
+    what.command.clone_from(&own.command);
+    what.text.clone_from(&own.text);
+    what.text_cut = own.text_cut;
+    Arc::new(what)
 }
 
 /// Made once for each decision and shared by all its executions.
@@ -397,7 +415,7 @@ fn rule_refused(refusal: &Refusal, verdict: Verdict) -> Rule {
     }
 }
 
-fn outcome_of(outcome: &session_state::Outcome, statement: &Judged) -> Outcome {
+fn outcome_of(outcome: &session_state::Outcome, writes: bool) -> Outcome {
     let status = if outcome.stopped.is_some() {
         OutcomeStatus::Stopped
     } else if outcome.sqlstate.is_some() {
@@ -412,7 +430,7 @@ fn outcome_of(outcome: &session_state::Outcome, statement: &Judged) -> Outcome {
     Outcome {
         status,
         rows_returned: outcome.rows_returned,
-        rows_affected: statement.writes().then_some(outcome.rows_affected),
+        rows_affected: writes.then_some(outcome.rows_affected),
         bytes: outcome.bytes_returned,
         sqlstate: outcome.sqlstate.clone(),
         duration_us: outcome.duration_us,
