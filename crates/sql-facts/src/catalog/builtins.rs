@@ -17,7 +17,7 @@ pub(crate) struct Function {
     pub(crate) oid: Oid,
     pub(crate) arguments: Vec<Oid>,
     defaults: usize,
-    variadic: bool,
+    pub(crate) variadic: bool,
     pub(crate) aggregate: bool,
     pub(crate) class: FunctionClass,
     pub(crate) quiet: Quiet,

@@ -177,7 +177,12 @@ impl<'a> CatalogView<'a> {
         {
             let types = self.types();
             let quiet_elements = builtins.quiet_elements(types, arguments);
-            found.builtin(quiet_elements, builtins.functions(types, name, arguments));
+            let mut candidates: Vec<Candidate<'_>> = builtins.functions(types, name, arguments).collect();
+            if candidates.is_empty() {
+                candidates.extend(builtins.functions(types, name, &self.castable(arguments)));
+            }
+            self.note_implicit_casts(&mut found, arguments, &candidates);
+            found.builtin(quiet_elements, candidates.into_iter());
         }
         if let Some(builtins) = self.builtins()
             && self.reaches(schema, "information_schema")
@@ -192,7 +197,7 @@ impl<'a> CatalogView<'a> {
         {
             found.merge(self.cast_between(*argument, entry.oid, -1));
         }
-        self.with_implicit_casts(found, arguments.len())
+        found.facts()
     }
     /// The columns that a built-in function of `pg_catalog` gives in FROM by its OUT arguments, each with its type
     /// (which may be polymorphic); none where it has no OUT arguments. `None` where that is not certain: no such
@@ -349,13 +354,23 @@ impl<'a> CatalogView<'a> {
             && self.reaches(schema, "pg_catalog")
         {
             let types = self.types();
-            let quiet_elements = match left {
-                Some(left) => builtins.quiet_elements(types, &[left, right]),
-                None => builtins.quiet_elements(types, &[right]),
-            };
-            found.builtin(quiet_elements, builtins.operators(types, name, left, right));
+            let operands: Vec<Operand> = left.into_iter().chain([right]).collect();
+            let quiet_elements = builtins.quiet_elements(types, &operands);
+            let mut candidates: Vec<Candidate<'_>> = builtins.operators(types, name, left, right).collect();
+            if candidates.is_empty() {
+                let as_cast = |operand| {
+                    if self.is_castable(operand) {
+                        Operand::Unsure
+                    } else {
+                        operand
+                    }
+                };
+                candidates.extend(builtins.operators(types, name, left.map(as_cast), as_cast(right)));
+            }
+            self.note_implicit_casts(&mut found, &operands, &candidates);
+            found.builtin(quiet_elements, candidates.into_iter());
         }
-        self.with_implicit_casts(found, 2)
+        found.facts()
     }
     /// The code that a cast to that type may run (its input function, its cast functions, a domain's checks). The
     /// name is as in [`CatalogView::resolve_type`], with its schema in front where one is written.
@@ -508,23 +523,65 @@ impl<'a> CatalogView<'a> {
                         .next_back()
                         .unwrap_or_default();
                     let arguments = vec![Operand::Unsure; call.args().len()];
+                    let before = found.builtins;
                     found.builtin(false, builtins.functions(self.types(), name, &arguments));
+                    if found.builtins == before {
+                        found.merge(unlisted());
+                    }
                 }
             });
         }
         found.facts()
     }
 
-    /// A user's implicit cast from a built-in type may run on any argument: then no call is only the built-in.
-    fn with_implicit_casts(&self, mut found: Found, arguments: usize) -> CodeFacts {
-        let mut casts = self.overlay.code.casts().iter().chain(self.catalog.code.casts());
-        if arguments > 0
-            && !found.is_empty()
-            && casts.any(|c| c.implicit && c.function >= FIRST_USER_OID && c.source < FIRST_USER_OID)
-        {
-            found.user(false);
+    /// A user's implicit cast may make something else of it.
+    fn is_castable(&self, operand: Operand) -> bool {
+        let Operand::Typed(oid) = operand else {
+            return false;
+        };
+        self.casts_implicitly(oid)
+            || self
+                .types()
+                .base(oid, -1)
+                .is_some_and(|b| self.casts_implicitly(b.0.oid))
+    }
+    fn castable(&self, operands: &[Operand]) -> Vec<Operand> {
+        let as_cast = |operand: &Operand| {
+            if self.is_castable(*operand) {
+                Operand::Unsure
+            } else {
+                *operand
+            }
+        };
+        operands.iter().map(as_cast).collect()
+    }
+    /// Marks calls on whose way to a built-in parameter a user's implicit cast function may run.
+    fn note_implicit_casts(&self, found: &mut Found, operands: &[Operand], candidates: &[Candidate<'_>]) {
+        let casts = self.overlay.code.casts().iter().chain(self.catalog.code.casts());
+        for cast in casts.filter(|cast| cast.implicit && cast.function >= FIRST_USER_OID) {
+            let may_be = |operand: &Operand| match operand {
+                Operand::Untyped => false,
+                Operand::Unsure => true,
+                Operand::Typed(oid) => {
+                    *oid == cast.source
+                        || self
+                            .types()
+                            .base(*oid, -1)
+                            .is_some_and(|b| b.0.oid == cast.source)
+                }
+            };
+            let takes = |candidate: &Candidate<'_>| {
+                let parameters = &candidate.function.arguments;
+                candidate.function.variadic && operands.iter().any(may_be)
+                    || operands
+                        .iter()
+                        .zip(parameters)
+                        .any(|(o, parameter)| *parameter == cast.target && may_be(o))
+            };
+            if candidates.iter().any(takes) {
+                found.user(false);
+            }
         }
-        found.facts()
     }
     /// A name written with that schema (or none) may mean something of `home`.
     fn reaches(&self, written: Option<&str>, home: &str) -> bool {
@@ -545,6 +602,8 @@ impl<'a> CatalogView<'a> {
 #[derive(Default)]
 struct Found {
     facts: Option<CodeFacts>,
+    /// How many built-in functions were merged in.
+    builtins: usize,
     user: bool,
     user_aggregate: bool,
 }
@@ -573,6 +632,7 @@ impl Found {
             quiet_arguments,
         } in candidates
         {
+            self.builtins += 1;
             self.merge(CodeFacts {
                 origin: FunctionOrigin::BuiltIn,
                 class: function.class,

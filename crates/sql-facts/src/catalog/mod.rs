@@ -482,7 +482,15 @@ impl Overlay {
         path: &SearchPath,
     ) -> Result<(), CatalogError> {
         let mut changed = self.clone();
-        apply::apply(catalog, &mut changed, path, ddl.node())?;
+        // The library panics on nodes it did not expect. `changed` is then thrown away, whatever is in it.
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            apply::apply(catalog, &mut changed, path, ddl.node())
+        }))
+        .unwrap_or_else(|_| {
+            Err(CatalogError::NotApplied(
+                "a tree that its own library cannot walk".to_owned(),
+            ))
+        })?;
         *self = changed;
         Ok(())
     }

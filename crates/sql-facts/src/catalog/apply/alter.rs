@@ -44,7 +44,7 @@ impl Change<'_> {
                 column.default_code.clear();
             }),
             AlterTableType::AT_SetExpression => {
-                let sources = columns_named(command.def());
+                let sources = columns_named(command.def())?;
                 let relation = self.relation(oid)?;
                 let mut numbers: Vec<AttNum> = sources
                     .iter()

@@ -84,7 +84,7 @@ impl Change<'_> {
     pub(super) fn check(&self, expression: Node<'_>) -> Applied<(String, bool)> {
         let view = self.view();
         let mut user_code = false;
-        pg_raw_parse::walk::walk(expression, |node| {
+        visit(expression, &mut |node| {
             let (names, arguments, operator) = match node {
                 Node::FuncCall(call) => (words(call.funcname()), call.args().len(), false),
                 Node::A_Expr(expr) => (
@@ -105,7 +105,7 @@ impl Change<'_> {
                 view.function(schema, name, arguments)
             };
             user_code |= facts.origin == crate::facts::FunctionOrigin::UserDefined;
-        });
+        })?;
         let text = deparsed_expression(expression)?;
         Ok((format!("CHECK ({text})"), user_code))
     }

@@ -1,6 +1,11 @@
 //! Small pieces of the tree, and names as the server makes them.
 
+use std::ops::ControlFlow;
+
+use pg_raw_parse::walk::{Recurse, walk_manual};
+
 use super::*;
+use crate::postgres::DEPTH_MAX;
 
 /// A relation without anything.
 pub(super) fn nothing(oid: Oid) -> Relation {
@@ -141,15 +146,38 @@ pub(super) fn cut(text: &str, bytes: usize) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
+/// Calls `see` for a node and all below it. A tree deeper than we read anywhere is not applied.
+pub(super) fn visit<'n>(node: Node<'n>, see: &mut impl FnMut(Node<'n>)) -> Applied<()> {
+    fn level<'n>(node: Node<'n>, depth: usize, see: &mut impl FnMut(Node<'n>)) -> bool {
+        if depth > DEPTH_MAX {
+            return false;
+        }
+        see(node);
+        let too_deep = walk_manual(node, |child| {
+            if level(child, depth + 1, see) {
+                ControlFlow::Continue(Recurse::No)
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        too_deep.is_none()
+    }
+    if level(node, 0, see) {
+        Ok(())
+    } else {
+        Err(not_applied(&format!("an expression deeper than {DEPTH_MAX}")))
+    }
+}
+
 /// The column names that an expression mentions.
-pub(super) fn columns_named(expression: Node<'_>) -> Vec<String> {
+pub(super) fn columns_named(expression: Node<'_>) -> Applied<Vec<String>> {
     let mut names = Vec::new();
-    pg_raw_parse::walk::walk(expression, |node| {
+    visit(expression, &mut |node| {
         if let Node::ColumnRef(reference) = node {
             names.extend(words(reference.fields()).pop());
         }
-    });
-    names
+    })?;
+    Ok(names)
 }
 
 /// `'s'` or `'s'::regclass`.
@@ -264,12 +292,16 @@ pub(super) fn written(at: &nodes::RangeVar) -> String {
 }
 
 pub(super) fn deparsed(node: Node<'_>) -> Applied<String> {
+    // Printing recurses in the library, without a bound of its own.
+    visit(node, &mut |_| {})?;
     let printed = pg_raw_parse::deparse(node).map_err(|e| not_applied(&format!("cannot be printed: {e}")))?;
     Ok(printed.as_str().to_owned())
 }
 
 /// An expression printed alone.
 pub(super) fn deparsed_expression(node: Node<'_>) -> Applied<String> {
+    // So does copying.
+    visit(node, &mut |_| {})?;
     let select = pg_raw_parse::make::owned(|mem| {
         let mut select = mem.make_node::<nodes::SelectStmt>();
         let target = mem.make_res_target(None, mem.empty(), mem.make_unique(node));

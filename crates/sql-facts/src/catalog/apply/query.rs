@@ -65,6 +65,8 @@ impl Change<'_> {
                 None => Ok(()),
             };
         };
+        // Copying recurses in the library, without a bound of its own.
+        visit(Node::SelectStmt(select), &mut |_| {})?;
         let query = pg_raw_parse::make::owned(|mem| {
             let mut query = mem.make_unique(select);
             query

@@ -316,7 +316,7 @@ impl Change<'_> {
             ConstrType::CONSTR_GENERATED => {
                 self.default(new, constraint.raw_expr())?;
                 new.column.has_default = true;
-                new.generated_names = Some(columns_named(constraint.raw_expr()));
+                new.generated_names = Some(columns_named(constraint.raw_expr())?);
             }
             ConstrType::CONSTR_PRIMARY => {
                 new.primary = true;
@@ -351,7 +351,10 @@ impl Change<'_> {
         let view = self.view();
         let mut code = Vec::new();
         let mut calls = Vec::new();
-        pg_raw_parse::walk::walk(expression, |node| {
+        visit(expression, &mut |node| {
+            if let Node::A_Expr(expr) = node {
+                code.extend(self.user_operator(expr));
+            }
             if let Node::FuncCall(call) = node {
                 let names = words(call.funcname());
                 let (schema, name) = match names.as_slice() {
@@ -374,10 +377,22 @@ impl Change<'_> {
                     calls.extend(found.map(|relation| relation.oid));
                 }
             }
-        });
+        })?;
         new.column.default_code.extend(code);
         new.calls.extend(calls);
         Ok(())
+    }
+
+    /// The operator's name, where a user's operator may be meant.
+    fn user_operator(&self, expr: &nodes::A_Expr) -> Option<String> {
+        let names = words(expr.name());
+        let operands = if matches!(expr.lexpr(), Node::None) { 1 } else { 2 };
+        let facts = match names.as_slice() {
+            [name] => self.view().operator(None, name, operands),
+            [schema, name] => self.view().operator(Some(schema), name, operands),
+            _ => return None,
+        };
+        (facts.origin == crate::facts::FunctionOrigin::UserDefined).then(|| names.join("."))
     }
 
     pub(super) fn table_constraint(

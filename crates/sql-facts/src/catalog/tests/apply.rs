@@ -369,7 +369,10 @@ fn code_that_a_script_makes_is_known() {
     };
     use FunctionOrigin::{BuiltIn, UserDefined};
     assert_eq!(with.function(None, "lower", 1).origin, UserDefined);
-    assert_eq!(without.function(None, "lower", 1).origin, BuiltIn);
+    assert_eq!(
+        without.function_with(None, "lower", &[Operand::Typed(25)]).origin,
+        BuiltIn
+    );
     assert_eq!(without.function(Some("y"), "lower", 2).origin, UserDefined);
     assert!(without.function(None, "agg", 1).aggregate);
     assert_eq!(without.function(None, "p", 2).origin, UserDefined);
@@ -382,6 +385,13 @@ fn code_that_a_script_makes_is_known() {
     // The cast from `mine` to text may run on the way.
     assert_eq!(with.cast("e").origin, UserDefined);
     assert!(with.casts_implicitly(mine));
+    // An argument of that type becomes text by the user's function; a literal and an int do not.
+    let lower = |argument| without.function_with(None, "upper", &[argument]).origin;
+    assert_eq!(lower(Operand::Typed(mine)), UserDefined);
+    assert_eq!(lower(Operand::Unsure), UserDefined);
+    assert_eq!(lower(Operand::Typed(1043)), BuiltIn);
+    assert_eq!(lower(Operand::Untyped), BuiltIn);
+    assert_eq!(without.function(None, "abs", 1).origin, BuiltIn);
 }
 
 #[test]
@@ -424,6 +434,46 @@ fn what_is_not_understood_is_not_applied() {
             .iter()
             .all(|s| shared.apply(s, &public).is_err())
     );
+}
+
+#[test]
+fn a_deep_tree_is_not_applied() {
+    let deep = || {
+        let base = Catalog::builtins(15).expect("reviewed");
+        let nested = |depth: usize| format!("{}1{}", "abs(".repeat(depth), ")".repeat(depth));
+        for (script, understood) in [
+            (format!("create table t (a int default {})", nested(2_000)), true),
+            (
+                format!("create table t (a int default {})", nested(100_000)),
+                false,
+            ),
+            (
+                format!("create table t (a int default 1{})", " + 1".repeat(100_000)),
+                false,
+            ),
+            (
+                format!("create domain d as int check (value > {})", nested(100_000)),
+                false,
+            ),
+            (format!("create view v as select {} as x", nested(100_000)), false),
+            (format!("select {} as x into t", nested(100_000)), false),
+        ] {
+            // The grammar itself may refuse; what it takes, we must survive.
+            let Ok(parsed) = crate::postgres::parse(&script) else {
+                assert!(!understood);
+                continue;
+            };
+            for statement in &parsed.statements {
+                let done = Overlay::default().apply(&base, statement, &path(&["public"]));
+                assert_eq!(done.is_ok(), understood, "{:?}", done.err());
+            }
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .stack_size(64 << 20)
+        .spawn(deep)
+        .expect("a thread");
+    thread.join().expect("no overflow");
 }
 
 #[test]
