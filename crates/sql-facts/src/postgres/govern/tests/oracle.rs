@@ -20,7 +20,7 @@ const ROWS: &str = "
         from generate_series(1, 40) i;
     insert into real.n values (1, 'one'), (2, 'two'), (3, null), (40, 'forty');
     insert into copy.c select id, name, tenant, 1, (case when char_length(phone) > 3
-        then repeat('*', char_length(phone) - 3) || right(phone, 3) else repeat('*', char_length(phone)) end)::varchar(12) from real.c;
+        then repeat('*', char_length(phone) - 3) || right(phone, 3) else repeat('*', char_length(phone)) end)::varchar(12) from real.c where tenant = 'a';
     insert into copy.p select id, cust, amt, note, null, (date_trunc('month', d))::date, tags from real.p where id % 3 <> 0;
     insert into copy.n select * from real.n;
 ";
@@ -208,6 +208,7 @@ fn world() -> World {
     world.path.0 = vec!["pg_catalog".to_owned(), "real".to_owned()];
     // Dear, so that the planner runs the client's cheaper conditions first where it may.
     world.filter("real.p", "lower(trim(replace((id % 3)::text, ' ', ''))) <> '0'");
+    world.filter("real.c", "tenant = 'a' and age between 0 and 1000");
     world.mask("real.p", "email", &Mask::Null);
     world.mask(
         "real.p",
