@@ -18,7 +18,7 @@ use super::rewrite::Rewriter;
 use super::sites::{Sites, condition};
 use super::workshop::{Piece, Pieces, ident};
 use crate::catalog::{AttNum, Column, Persistence, Relation, RelationKind};
-use crate::facts::{Action, RangeRole, RefTarget, StatementKind, Transformation};
+use crate::facts::{Action, Clause, RangeRole, RefTarget, StatementKind, Transformation};
 use crate::plan::{CannotGovern, ColumnMask, RelationPlan};
 
 /// The name that a client's value has in our pieces until it is put in.
@@ -40,6 +40,10 @@ pub(super) struct Writes {
     merge_checks: HashMap<usize, (Piece, AttNum, Vec<AttNum>)>,
     /// By (range, column): the value kept where a mask is written back.
     write_backs: HashMap<(usize, AttNum), Piece>,
+    /// The range that the statement itself writes, if it is checked.
+    top: Option<usize>,
+    /// Ranges whose check is part of a returned column.
+    folded: BTreeSet<usize>,
     counted: Option<Piece>,
     costs_off: Option<Piece>,
 }
@@ -113,8 +117,9 @@ impl Writes {
         self.checks.insert(index, piece);
         self.check_rule = plan.filters.first().map(|filter| filter.rule.clone());
         if !at_top {
-            return Ok(());
+            return self.fold_check(job, sites, index, plan);
         }
+        self.top = Some(index);
         let (returns, tag) = match top {
             Node::InsertStmt(insert) => (insert.returning_clause().is_some(), "INSERT"),
             Node::UpdateStmt(update) => (update.returning_clause().is_some(), "UPDATE"),
@@ -137,6 +142,54 @@ impl Writes {
                     .select("SELECT pg_catalog.count(weir_k) FROM weir_w", range.location),
             );
         }
+        Ok(())
+    }
+
+    /// A write below the top that returns something: one of the columns that it returns carries the check, so that
+    /// nobody sees another column.
+    fn fold_check(
+        &mut self,
+        job: &Job<'_>,
+        sites: &mut Sites,
+        index: usize,
+        plan: &RelationPlan,
+    ) -> Result<(), CannotGovern> {
+        let (Some(range), relation) = (job.range(index), job.relation(index)?) else {
+            return Ok(());
+        };
+        let returned = plain_returned(job.statement.node());
+        let carrier = job.facts.column_uses.iter().find_map(|used| match used.target {
+            RefTarget::Column { range, column }
+                if range == index
+                    && used.clause == Clause::Returning
+                    && returned.contains(&used.location)
+                    && !plan.masks.contains_key(&column) =>
+            {
+                Some((used.location, relation.column_by_number(column)?))
+            }
+            _ => None,
+        });
+        let Some((location, column)) = carrier else {
+            return Ok(());
+        };
+        let name = format!("{}.{}", ident(&range.reference_name), ident(&column.name));
+        let raises = check(
+            relation,
+            plan,
+            Some(&range.reference_name),
+            "NULL",
+            "pg_catalog.int4",
+        )?;
+        let filter = condition(relation, plan, Some(&range.reference_name))?;
+        let sql = format!(
+            "CASE WHEN ({filter}) IS TRUE THEN {name} ELSE CAST(CAST({raises} AS pg_catalog.text) AS {}) END",
+            column.column_type.sql
+        );
+        let piece = sites.shop.expression(&sql, location);
+        sites
+            .references
+            .insert(location, super::sites::RefEdit::Expression(piece));
+        self.folded.insert(index);
         Ok(())
     }
 
@@ -443,6 +496,9 @@ fn add_check<'mem>(
     old: Option<&ReturningClause>,
 ) -> Option<Unique<'mem, &'mem ReturningClause>> {
     let piece = *rewriter.writes.checks.get(&index)?;
+    if old.is_some() && rewriter.writes.folded.contains(&index) {
+        return None;
+    }
     let target = rewriter
         .pieces
         .select(piece)
@@ -452,8 +508,7 @@ fn add_check<'mem>(
     let target = mem.make_unique(target).uncast();
     match old {
         Some(old) => {
-            let at_top = !rewriter.writes.strip.is_empty();
-            if !at_top {
+            if rewriter.writes.top != Some(index) {
                 rewriter.attempt::<()>(Err(CannotGovern::NotBuilt(
                     "RETURNING of a checked write below the top of a statement".to_owned(),
                 )));
@@ -959,6 +1014,40 @@ fn target_of(node: Node<'_>) -> Option<&nodes::RangeVar> {
         Node::MergeStmt(merge) => merge.relation(),
         _ => None,
     }
+}
+
+/// The references that are returned as they are by any write of the statement.
+fn plain_returned(node: Node<'_>) -> HashSet<i32> {
+    let mut found = HashSet::new();
+    let node = match top_statement(node) {
+        Node::CreateTableAsStmt(create) => create.query(),
+        Node::DeclareCursorStmt(declare) => declare.query(),
+        Node::CopyStmt(copy) => copy.query(),
+        node => node,
+    };
+    let can_be_walked = matches!(
+        node,
+        Node::SelectStmt(_)
+            | Node::InsertStmt(_)
+            | Node::UpdateStmt(_)
+            | Node::DeleteStmt(_)
+            | Node::MergeStmt(_)
+    );
+    if !can_be_walked {
+        return found;
+    }
+    walk(node, |node| {
+        if let Node::ReturningClause(clause) = node {
+            for item in clause.exprs() {
+                if let Node::ResTarget(target) = item
+                    && let Node::ColumnRef(reference) = target.val()
+                {
+                    found.insert(reference.location);
+                }
+            }
+        }
+    });
+    found
 }
 
 /// The references that are result columns as they are: only there a wire mask can be made.

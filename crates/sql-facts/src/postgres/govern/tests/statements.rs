@@ -618,6 +618,42 @@ fn writes_read_other_governed_tables_through_their_masks() {
         "!rollback",
     ]);
     assert_eq!(rows, "1\n2\n2\n2\n3|3|a|9\n4|4|a|9\n5|5|a|9\n1\n9000");
+    let governed = world.govern(
+        "with n as (insert into o(id, tenant, note) values (60, 'a', 'x'), (61, 'a', 'y') returning note, id) \
+         select n.*, pg_typeof(note) from n order by id",
+    );
+    assert_eq!(
+        world
+            .db
+            .psql(&format!("begin; {}; rollback", governed.text))
+            .unwrap(),
+        "x|60|text\ny|61|text"
+    );
+    let bad =
+        world.govern("with n as (insert into o(id) values (60) returning id as k) select count(*) from n");
+    assert!(format!("{:#}", world.db.psql(&bad.text).unwrap_err()).contains("WEIR-CHECK"));
+    assert_eq!(bad.check_rule.as_deref(), Some("filter-o"));
+    for inside in ["explain", "prepare q as", "create temp table z as"] {
+        let sql = format!("{inside} with n as (insert into o(id) values (60) returning id) select id from n");
+        assert!(world.try_govern(&sql).map_or_else(
+            |error| !error.is_empty(),
+            |governed| governed.text.contains("WEIR-CHECK")
+        ));
+    }
+    let both = world.govern(
+        "with n as (insert into o(id, tenant) values (60, 'a') returning id) \
+         insert into o(id, tenant) select id + 1, 'a' from n returning id",
+    );
+    assert_eq!(both.strip, [1]);
+    assert_eq!(
+        world.db.psql(&format!("begin; {}; rollback", both.text)).unwrap(),
+        "61|1"
+    );
+    assert!(
+        world
+            .try_govern("with n as (insert into o(id) values (60) returning *) select * from n")
+            .is_err()
+    );
     let governed = world.govern("with added as (insert into o(id) values (51)) select 1");
     assert!(format!("{:#}", world.db.psql(&governed.text).unwrap_err()).contains("WEIR-CHECK"));
 }
