@@ -3,5 +3,6 @@ mod binding;
 mod decisions;
 mod examples;
 mod manifests;
+mod psql;
 mod rechecks;
 mod world;
