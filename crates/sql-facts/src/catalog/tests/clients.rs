@@ -1,4 +1,4 @@
-//! What drivers ask the catalogs stays open.
+//! What psql and drivers ask the catalogs stays open.
 
 use super::*;
 use crate::facts::FunctionClass;
@@ -33,6 +33,62 @@ fn closed(view: CatalogView<'_>, sql: &str) -> Vec<String> {
         }
     }
     found
+}
+
+#[test]
+fn what_psql_asks_is_open() {
+    let db = database();
+    db.psql(
+        "create table t (id serial primary key, a int references t, b text default 'x', c int generated always as (a + 1) stored);
+         create index on t (b); create view v as select * from t; create materialized view m as select * from t;
+         create table p (a int) partition by range (a); create table p1 partition of p default;
+         create type mood as enum ('a'); create domain d as int check (value > 0); create type pair as (a int);
+         create function f(int) returns int language sql as 'select 1'; create sequence s;
+         create policy pol on t; alter table t enable row level security;
+         create publication pub for all tables; create statistics st on a, b from t;
+         create trigger tr after insert on t for each row execute function pg_catalog.suppress_redundant_updates_trigger()",
+    )
+    .expect("objects");
+    let commands = "\\d \\d+ t \\d v \\d+ m \\d+ p \\d p1 \\d t_b_idx \\d t_id_seq \\dt+ \\di+ \\dv+ \\dm+ \\ds+ \\dn+ \\df+ \\df \\sf f(int) \\da \
+                    \\dT+ \\dD+ \\dC+ \\dc+ \\do+ \\dO+ \\du+ \\dg \\dp \\z \\ddp \\dx \\dX \\dy \\dE \\des+ \\dew+ \\det+ \\dF+ \\dFd+ \\dFp+ \\dFt+ \
+                    \\dL+ \\dA+ \\dAc \\dAf \\dAo \\dAp \\dP+ \\dRp+ \\dRs \\drds \\dd \\db+ \\l+ \\sv v \\dconfig+ search_path \\conninfo \\encoding";
+    let mut script = "\\set ECHO_HIDDEN on\n".to_owned();
+    let mut words = commands.split_ascii_whitespace().peekable();
+    while let Some(command) = words.next() {
+        script.push_str(command);
+        while let Some(argument) = words.next_if(|word| !word.starts_with('\\')) {
+            script.push(' ');
+            script.push_str(argument);
+        }
+        script.push('\n');
+    }
+    let file = std::env::temp_dir().join(format!("weir-psql-{}.sql", std::process::id()));
+    std::fs::write(&file, script).expect("a file");
+    let printed = db.psql_file(&file);
+    std::fs::remove_file(&file).expect("the file");
+    let printed = printed.expect("psql's own queries");
+
+    let catalog = catalog(&db);
+    let (overlay, path) = (Overlay::default(), path(&["pg_catalog", "public"]));
+    let view = CatalogView {
+        catalog: &catalog,
+        overlay: &overlay,
+        path: &path,
+    };
+    let queries: Vec<&str> = printed
+        .split("********* QUERY **********")
+        .skip(1)
+        .filter_map(|part| part.split("**************************").next())
+        .collect();
+    assert!(queries.len() > 60, "{} queries", queries.len());
+    let found: Vec<String> = queries.iter().flat_map(|query| closed(view, query)).collect();
+    assert!(
+        found.is_empty(),
+        "{} of {}:\n{}",
+        found.len(),
+        queries.len(),
+        found.join("\n")
+    );
 }
 
 /// Shapes of introspection as drivers and ORMs write them (pgjdbc, Npgsql, asyncpg, SQLAlchemy, Django, Hibernate,
