@@ -35,7 +35,8 @@ use crate::log::{Log, LogError};
 use crate::metrics::{Metrics, Reason, ReasonLabel};
 use crate::tree::{TILE_WIDTH, parse_number_path};
 
-const BODY_BYTES_MAX: usize = 64 << 20;
+/// A sidecar sends about 1 MiB; a single group of the largest events is 17 MiB.
+const BODY_BYTES_MAX: usize = 24 << 20;
 /// Events of one page of groups.
 const PAGE_EVENTS: u64 = 4096;
 

@@ -22,9 +22,9 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 
 /// Requests that wait for the ingest thread.
-const REQUESTS_MAX: usize = 256;
+const REQUESTS_MAX: usize = 32;
 /// Requests that share one fdatasync.
-const BATCH_MAX: usize = 64;
+const BATCH_MAX: usize = 32;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 /// How a collector is set up.

@@ -1,6 +1,6 @@
 //! `weir status` and `weir index`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use collector::{Index, Log};
@@ -28,6 +28,12 @@ pub struct IndexArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum IndexCommand {
+    /// Whether the index says what the log says: 0 yes, 1 no. The collector must not run
+    Check {
+        /// The collector's folder
+        #[arg(long, env = "WEIR_DATA_DIR", value_name = "DIR")]
+        data_dir: PathBuf,
+    },
     /// Make the index anew from the log. The collector must not run
     Rebuild {
         /// The collector's folder
@@ -115,10 +121,29 @@ pub fn run(args: &Args) -> Result<u8> {
 /// # Errors
 /// Where the log cannot be read, a collector runs, or the index not be written.
 pub fn index(args: &IndexArgs) -> Result<u8> {
-    let IndexCommand::Rebuild { data_dir } = &args.command;
+    let (IndexCommand::Rebuild { data_dir } | IndexCommand::Check { data_dir }) = &args.command;
     if collector::is_live(data_dir) {
         bail!("a collector uses {}: end it first", data_dir.display());
     }
+    match &args.command {
+        IndexCommand::Rebuild { data_dir } => rebuild(data_dir),
+        IndexCommand::Check { data_dir } => check(data_dir),
+    }
+}
+
+fn check(data_dir: &Path) -> Result<u8> {
+    let kept = Index::open_to_read(&data_dir.join("index.sqlite"))?.dump()?;
+    let mut anew = Index::in_memory()?;
+    anew.catch_up(&Log::open_to_read(data_dir)?)?;
+    if kept == anew.dump()? {
+        print("the index says what the log says")?;
+        return Ok(0);
+    }
+    print("the index says something else than the log: run `weir index rebuild`")?;
+    Ok(1)
+}
+
+fn rebuild(data_dir: &Path) -> Result<u8> {
     let log = Log::open_to_read(data_dir)?;
     let (path, new) = (data_dir.join("index.sqlite"), data_dir.join("index.sqlite.new"));
     for stale in [
@@ -144,7 +169,7 @@ pub fn index(args: &IndexArgs) -> Result<u8> {
     Ok(0)
 }
 
-fn remove_if_there(path: &std::path::Path) -> Result<()> {
+fn remove_if_there(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -4,7 +4,7 @@
 //! The collector's answer to `POST /v1/ingest` is an [`Answer`]: its checkpoint, a proof that the log it speaks of
 //! starts with the log we saw last, and for each group a proof that its events are in it. Nothing is deleted on less.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -167,6 +167,7 @@ pub(super) fn start(
                 segment: 0,
                 offset: 0,
                 pending: Pending::default(),
+                told: BTreeSet::new(),
             };
             runtime.block_on(delivery.run());
         })
@@ -181,6 +182,8 @@ struct Delivery {
     segment: u64,
     offset: u64,
     pending: Pending,
+    /// Damaged places that were told of.
+    told: BTreeSet<(u64, u64)>,
 }
 
 impl Delivery {
@@ -301,7 +304,9 @@ impl Delivery {
                     }
                     Next::End => break,
                     Next::Short | Next::Damaged => {
-                        self.damaged(number, place, rest.len());
+                        if self.told.insert((number, place)) {
+                            self.damaged(number, place, rest.len());
+                        }
                         break;
                     }
                 }

@@ -156,9 +156,7 @@ impl Pending {
 pub fn verify_folder(folder: &Path) -> io::Result<(Report, Vec<Mark>)> {
     let live = super::is_live(folder);
     let mut verifier = Verifier::new(Scope::Whole);
-    for (boot, seq) in super::deliver::read_delivered(folder).boots {
-        verifier.begin(boot, seq.saturating_add(1));
-    }
+    begin_where_delivered(&mut verifier, folder);
     let last = segments(folder)?.last().map(|(number, _)| *number);
     let mut marks = BTreeMap::new();
     let resolve = |marks: &mut BTreeMap<_, _>, bytes: &[u8]| {
@@ -226,5 +224,13 @@ pub fn verify_folder(folder: &Path) -> io::Result<(Report, Vec<Mark>)> {
             }
         }
     })?;
+    // What was delivered and let go while we read is not missing.
+    begin_where_delivered(&mut verifier, folder);
     Ok((verifier.finish(), marks.into_values().collect()))
+}
+
+fn begin_where_delivered(verifier: &mut Verifier, folder: &Path) {
+    for (boot, seq) in super::deliver::read_delivered(folder).boots {
+        verifier.begin(boot, seq.saturating_add(1));
+    }
 }

@@ -435,7 +435,15 @@ fn with_a_collector_everything_is_delivered_proved_and_let_go() {
     ends(&["index", "rebuild", "--data-dir", data], 3);
     collector.end();
     ends(&["verify", "--data-dir", data, "--log-key", &key], 0);
+    ends(&["index", "check", "--data-dir", data], 0);
+    // Somebody takes a line out of the index: the log still knows.
+    std::fs::write(log.path().join("index.sqlite"), b"").unwrap();
+    assert_ne!(
+        weir(&["index", "check", "--data-dir", data]).status.code(),
+        Some(0)
+    );
     ends(&["index", "rebuild", "--data-dir", data], 0);
+    ends(&["index", "check", "--data-dir", data], 0);
     assert_eq!(ends(&["audit", "--data-dir", data], 0), audit);
     ends(&["export", "--data-dir", data, part], 0);
     ends(&["verify", part], 0);
@@ -508,6 +516,52 @@ fn delivery_waits_for_its_collector_and_for_no_other() {
     drop(running);
     ends(&["verify", "--collector", &url], 0);
     first.end();
+}
+
+/// A byte of a segment changes before it is delivered: what is behind it is lost, once, and the log says so.
+#[test]
+fn a_damaged_segment_is_told_once() {
+    let (log, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = Collector::any(log.path());
+    let (url, address) = (
+        first.url.clone(),
+        first
+            .url
+            .trim_start_matches("http://")
+            .parse::<SocketAddr>()
+            .unwrap(),
+    );
+    first.end();
+    let running = spool(dir.path(), Some(&url));
+    play(&running, ReceiptMode::Durable);
+    running.flush();
+    let (_, segment) = sidecar::spool::segments(dir.path()).unwrap().remove(0);
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    // In place: the sidecar goes on appending to this file.
+    std::os::unix::fs::FileExt::write_all_at(
+        &std::fs::File::options().write(true).open(&segment).unwrap(),
+        &bytes[middle..=middle],
+        middle as u64,
+    )
+    .unwrap();
+    let collector = Collector::start(log.path(), address);
+    let deadline = soon();
+    // The gap is recorded behind the damage, in the same segment: it arrives with the next start.
+    while running.status().delivered == 0 || running.status().signed < 10 {
+        assert!(Instant::now() < deadline, "{:?}", running.status());
+        std::thread::yield_now();
+    }
+    let events = running.status().events;
+    running.close("test", soon());
+    drop(running);
+    assert!(events <= 10, "one gap event, not one for each look: {events}");
+    let running = spool(dir.path(), Some(&url));
+    running.close("test", soon());
+    drop(running);
+    ends(&["verify", "--collector", &url], 2);
+    collector.end();
 }
 
 /// `Strict` with the collector away: the statement is refused, and what it announced is told of.
