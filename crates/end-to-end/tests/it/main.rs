@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod drivers;
+mod equivalence;
 mod harness;
 mod limits;
 mod pipeline;
