@@ -116,6 +116,17 @@ impl<'mem> Transform<'mem> for Brackets<'_, 'mem> {
                 let bracketed = self.bracket(link.testexpr());
                 link.set_testexpr(bracketed);
             }
+            // XMLTABLE takes nothing but the tightest expressions without brackets.
+            NodeMut::RangeTableFunc(table) => {
+                if is_loose(table.docexpr()) || matches!(table.docexpr(), Node::TypeCast(_)) {
+                    let bracketed = self.bracket(table.docexpr());
+                    table.set_docexpr(bracketed);
+                }
+                if is_loose(table.rowexpr()) || matches!(table.rowexpr(), Node::TypeCast(_)) {
+                    let bracketed = self.bracket(table.rowexpr());
+                    table.set_rowexpr(bracketed);
+                }
+            }
             NodeMut::CollateClause(collate) if is_loose(collate.arg()) => {
                 let bracketed = self.bracket(collate.arg());
                 collate.set_arg(bracketed);

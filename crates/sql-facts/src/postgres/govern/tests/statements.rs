@@ -900,3 +900,30 @@ fn every_place_in_our_text_has_one_in_the_clients() {
         );
     }
 }
+
+#[test]
+fn rare_nodes_are_walked() {
+    let world = world();
+    for sql in [
+        "with n as (insert into o(id, tenant) values (1, 'a') on conflict (id, (lower(note))) where amt > 1 do update set amt = 1 returning id) select * from n",
+        "with n as (insert into o(id, tenant) values (1, 'a') on conflict (id) do update set (amt, note) = (default, 'x') returning id) select * from n",
+        "select id from o where xmlserialize(content xmlelement(name a, note) as text) = 'x'",
+        "select json_build_object('a', note), grouping(note) from o group by cube (note)",
+        "select * from o, xmltable('/a' passing (note::xml) columns b int path 'b') x where x.b = 1",
+        "select id from o where (note collate \"C\") > 'a' and note similar to 'x' and (id, amt) in ((1, 2), (3, 4)) and note is normalized",
+        "select o.id, m.* from o cross join lateral (values (o.note), (o.tenant)) m(v) where (array[1,2])[o.id] = 1 and o.tenant in (select 'a')",
+        "update o set amt = default, note = null where current_date > '2020-01-01' returning (o).id, o.*",
+        "select sum(amt) over (partition by note::int rows between 1 preceding and current row exclude ties) from o window w as (order by id)",
+        "select id from o order by id using < fetch first 2 rows with ties",
+        "delete from o where exists (select from o x where x.id = o.id and x.note::int = 1) returning (select max(note::int) from o)",
+    ] {
+        let governed = world.govern(sql);
+        let run = world.db.psql(&format!("begin; {}; rollback", governed.text));
+        let run = run.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(
+            !run.contains("syntax error") && !run.contains("does not exist"),
+            "{sql}\n{}\n{run}",
+            governed.text
+        );
+    }
+}
