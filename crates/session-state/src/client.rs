@@ -304,11 +304,56 @@ fn changes_state(judged: &Judged) -> bool {
     }
 }
 
+/// What a statement has to do with a text that stands elsewhere.
+enum Elsewhere {
+    /// Nothing, or that text changes nothing.
+    Nothing,
+    /// It only prepares what is in it.
+    Later,
+    /// It runs a text that may change what later texts mean, or one that is not known.
+    Changes,
+}
+
+/// EXECUTE and FETCH run what was prepared before, in the session or earlier in the same Query.
+fn runs_elsewhere(session: &Session, facts: &StatementFacts, earlier: &[Arc<Judged>]) -> Elsewhere {
+    let prepared_earlier = |wanted: &str| {
+        earlier.iter().rev().find(|judged| match judged.kind() {
+            Some(StatementKind::Prepare(name) | StatementKind::Declare { name, .. }) => name == wanted,
+            _ => false,
+        })
+    };
+    // EXPLAIN ANALYZE and CREATE TABLE AS may run an EXECUTE.
+    let kind = match facts.inner.as_deref() {
+        Some(inner @ StatementKind::Execute(_)) => inner,
+        Some(_) | None => &facts.kind,
+    };
+    let runs = match kind {
+        StatementKind::Prepare(_) | StatementKind::Declare { .. } => return Elsewhere::Later,
+        StatementKind::Execute(name) => prepared_earlier(name).cloned().or_else(|| {
+            let prepared = session.objects.statement(name.as_bytes())?;
+            prepared.judged.clone()
+        }),
+        StatementKind::Fetch { name, .. } => prepared_earlier(name).cloned().or_else(|| {
+            let portal = session.objects.portal(name.as_bytes())?;
+            portal.prepared.judged.clone()
+        }),
+        _ => return Elsewhere::Nothing,
+    };
+    match runs {
+        Some(judged) if !changes_state(&judged) => Elsewhere::Nothing,
+        Some(_) | None => Elsewhere::Changes,
+    }
+}
+
 fn note_state_change(session: &mut Session, judged: &Judged) {
     if is_catalog_change(judged) {
         session.catalog_touched = true;
     }
-    if changes_state(judged) {
+    let elsewhere = judged
+        .permit
+        .facts()
+        .map(|facts| runs_elsewhere(session, facts, &[]));
+    if changes_state(judged) || matches!(elsewhere, Some(Elsewhere::Changes)) {
         session.stale = true;
         session.touched = true;
     } else if session.touched
@@ -492,7 +537,7 @@ fn judge_text(session: &mut Session, text: &str, judge: &mut Judge) -> Text {
             return Text::NeedsState;
         }
         if let Some(facts) = judged.permit.facts() {
-            foretell(session, facts, &mut foretold, statement);
+            foretell(session, &judged, facts, &list, &mut foretold, statement);
         } else if !single {
             foretold.path = None;
         }
@@ -522,10 +567,27 @@ fn judge_unparsed(session: &Session, text: &str, reason: &Unreadable) -> Text {
 
 fn foretell(
     session: &Session,
+    judged: &Judged,
     facts: &StatementFacts,
+    earlier: &[Arc<Judged>],
     foretold: &mut Foretold,
     statement: &sql_facts::ParsedStatement,
 ) {
+    match runs_elsewhere(session, facts, earlier) {
+        // What it prepares runs at its EXECUTE.
+        Elsewhere::Later => {
+            if matches!(facts.kind, StatementKind::Declare { .. }) && changes_state(judged) {
+                foretold.path = None;
+                foretold.overlay = None;
+            }
+            return;
+        }
+        Elsewhere::Changes => {
+            foretold.path = None;
+            foretold.overlay = None;
+        }
+        Elsewhere::Nothing => {}
+    }
     for effect in &facts.effects {
         if matches!(effect, SessionEffect::CatalogChange) {
             // A definition that `apply` understands is followed; else what comes after it cannot be read.

@@ -410,6 +410,50 @@ fn a_setting_that_decides_meaning_is_read_back_before_the_next_text() {
     );
 }
 
+/// EXECUTE names no setting itself.
+#[test]
+fn what_an_executed_statement_sets_is_read_back() {
+    let mut talk = Talk::under(DENY);
+    let done = |talk: &mut Talk, tag: &str| {
+        talk.server(|out| {
+            complete(out, tag);
+            ready(out, TransactionStatus::Idle);
+        });
+        talk.answered();
+    };
+    let read_back = |talk: &mut Talk, sql: &str| {
+        talk.client(query(sql));
+        let sent = talk.sent();
+        let asked = sent
+            .first()
+            .is_some_and(|text| text.starts_with("Q (SELECT 'settings'"));
+        assert!(asked, "before {sql}: {sent:?}");
+        talk.server(|out| {
+            for (kind, data) in [settings_row(), session_row()] {
+                write::backend::data_row(out, [Some(kind.as_bytes()), Some(data.as_bytes())]).expect("cells");
+            }
+            complete(out, "SELECT 1");
+            ready(out, TransactionStatus::Idle);
+        });
+        assert_eq!(talk.sent(), [format!("Q {sql}")]);
+    };
+    talk.client(query("PREPARE p AS SELECT set_config('search_path', 'x', false)"));
+    talk.sent();
+    done(&mut talk, "PREPARE");
+    read_back(&mut talk, "EXECUTE p");
+    done(&mut talk, "SELECT 1");
+    read_back(&mut talk, "SELECT 1 + 1");
+    done(&mut talk, "SELECT 1");
+    // In one Query nobody knows what the second statement will meet.
+    talk.client(query("EXECUTE p; SELECT 1 + 1"));
+    assert_eq!(talk.sent(), Vec::<String>::new());
+    assert!(
+        talk.answered()
+            .first()
+            .is_some_and(|answer| answer.starts_with('E'))
+    );
+}
+
 #[test]
 fn a_plain_setting_is_not_read_back() {
     let mut talk = Talk::under(DENY);

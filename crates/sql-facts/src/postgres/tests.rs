@@ -557,6 +557,14 @@ fn writes() {
             .facts("WITH d AS (DELETE FROM t WHERE id = 1 RETURNING email) SELECT * FROM d")
             .hidden_writes
     );
+    assert!(world.facts("EXPLAIN ANALYZE DELETE FROM t").hidden_writes);
+    assert!(!world.facts("EXPLAIN DELETE FROM t").hidden_writes);
+    assert!(
+        world
+            .facts("COPY (DELETE FROM t RETURNING id) TO STDOUT")
+            .hidden_writes
+    );
+    assert!(!world.facts("COPY t FROM STDIN").hidden_writes);
     assert!(!world.facts("DELETE FROM t").hidden_writes);
     assert!(world.facts("DELETE FROM t").writes_data);
     assert!(!world.facts("SELECT 1").writes_data);

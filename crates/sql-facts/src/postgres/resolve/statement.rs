@@ -71,6 +71,12 @@ impl<'v> Resolver<'v> {
             };
             self.note_call(-1, name.to_owned(), CallSyntax::Function, facts);
         }
+        // The tag of COPY counts what it copied, that of EXPLAIN nothing.
+        self.hidden_writes |= self.writes_data
+            && matches!(
+                statement.kind,
+                StatementKind::CopyTo(_) | StatementKind::Explain { analyze: true }
+            );
         self.writes_data |= statement.writes_data;
         self.effects.extend(statement.effects.iter().cloned());
         if statement.kind == (StatementKind::Explain { analyze: false }) {
