@@ -374,13 +374,28 @@ impl Change<'_> {
             collation,
         });
     }
-    /// `_name`, with more underscores where that is taken, cut to the length of an identifier.
+    /// `_name`, cut to the length of an identifier. Where that is taken: before 16 with more underscores, then with a
+    /// number behind.
     fn array_name(&self, schema: &str, name: &str) -> String {
+        let taken = |array: &str| self.view().types().named(schema, array).is_some();
+        if self.catalog.server_major >= 16 {
+            let numbered = |number: u32| {
+                let label = if number == 0 {
+                    String::new()
+                } else {
+                    format!("_{number}")
+                };
+                format!("_{}{label}", cut(name, IDENTIFIER_BYTES_MAX - 1 - label.len()))
+            };
+            return (0..u32::MAX)
+                .map(numbered)
+                .find(|array| !taken(array))
+                .unwrap_or_default();
+        }
         let mut array = name.to_owned();
         loop {
             array = cut(&format!("_{array}"), IDENTIFIER_BYTES_MAX).to_owned();
-            let taken = self.view().types().named(schema, &array).is_some();
-            if !taken || array.starts_with("________") {
+            if !taken(&array) || array.starts_with("________") {
                 return array;
             }
         }
