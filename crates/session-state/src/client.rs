@@ -38,6 +38,8 @@ pub(crate) fn handle(
         b'E' => in_pipeline(session, message, judge, out, execute),
         b'C' => in_pipeline(session, message, judge, out, close),
         b'F' => function_call(session, message, out),
+        // In COPY the server reads over it. Clients send it behind CopyDone or CopyFail.
+        b'S' if session.copy_in => out.push(Action::ToServer(message.raw)),
         b'S' => sync(session, message, out),
         // Flush asks for answers and changes nothing.
         b'H' => {
