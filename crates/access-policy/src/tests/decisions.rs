@@ -710,3 +710,21 @@ fn copies_of_masked_columns_and_writes_outside_the_filter() {
     let table = world.sent("create table t as select email from customers");
     assert!(table.contains("CASE"), "{table}");
 }
+
+#[test]
+fn a_definition_does_not_answer_for_hidden_rows() {
+    let world = World::new(
+        SHOP,
+        &["defaultAction: Allow\nrowFilters: [{name: few, tables: [public.orders], predicate: 'amt < 3'}]"],
+    );
+    table(
+        &world,
+        &[
+            ("create index on orders (amt)", 0),
+            ("create index on orders ((amt / 0))", 40),
+            ("create index on orders (id) where amt / 0 = 1", 40),
+            ("alter table orders add check (amt < 5)", 40),
+            ("alter table orders add column extra int", 0),
+        ],
+    );
+}
