@@ -89,6 +89,14 @@ impl Caps {
             whole_max: WHOLE_LENGTH_DEFAULT,
             above: Above::Stream,
         })
+        // A row is masked or stripped as a whole; a longer one passes in pieces where nothing of it is changed.
+        .with(
+            tag::DATA_ROW,
+            Cap {
+                whole_max: 16 * 1024 * 1024,
+                above: Above::Stream,
+            },
+        )
         .with(tag::ROW_DESCRIPTION, needed_whole)
         .with(tag::PARAMETER_DESCRIPTION, needed_whole)
         .with(tag::ERROR_RESPONSE, needed_whole)
