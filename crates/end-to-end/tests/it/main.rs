@@ -9,7 +9,6 @@
 
 mod bad_input;
 mod drivers;
-mod equivalence;
 mod harness;
 mod limits;
 mod pipeline;

@@ -550,7 +550,7 @@ fn a_prepared_statement_does_not_carry_over_to_a_closed_or_filtered_table_of_the
                 session.must(&format!("EXECUTE {name}"));
             }
         }
-        let run = |session: &mut Client, name: &str| match by_protocol {
+        let mut run = |session: &mut Client, name: &str| match by_protocol {
             true => run_prepared(session, name, 0),
             false => session.query(&format!("EXECUTE {name}")),
         };
