@@ -361,3 +361,61 @@ fn errors_and_notices_repeat_no_value() {
     );
     session.assert_clean();
 }
+
+#[test]
+fn copy_through_the_extended_protocol_keeps_step_though_the_server_ignores_a_sync() {
+    let database = Database::new();
+    let sidecar = Sidecar::start(&database);
+    let mut session = sidecar.connect();
+    // As libpq does: the Sync behind Execute arrives while the server takes COPY data, and is ignored.
+    for id in [50, 60] {
+        session.send(
+            &[
+                parse("", "COPY scratch (id, body) FROM STDIN"),
+                bind("", "", &[], &[]),
+                execute("", 0),
+                sync(),
+            ]
+            .concat(),
+        );
+        assert!(session.until_ready().kinds.ends_with('G'));
+        session.send(
+            &[
+                copy_data(format!("{id}\tattack\n").as_bytes()),
+                sync(),
+                copy_done(),
+                sync(),
+            ]
+            .concat(),
+        );
+        assert_eq!(session.until_ready().tags, ["COPY 1"]);
+        assert_eq!(
+            session.must("SELECT email FROM customers WHERE id = 1").lines(),
+            ["a***@example.com"]
+        );
+        assert!(session.query(REFUSED).is_refused());
+    }
+    assert_eq!(attacks_stored(&database), 2);
+    // A COPY that fails at once while its data are on the way.
+    for copy in [
+        "COPY scratch (nowhere) FROM STDIN",
+        "COPY payroll FROM STDIN",
+        "COPY scratch FROM STDIN (FORMAT nonsense)",
+    ] {
+        let data = [
+            copy_data(b"70\tattack\n"),
+            copy_data(b"DELETE FROM scratch"),
+            copy_done(),
+        ]
+        .concat();
+        session.send(&[query(copy), data.clone(), query(REFUSED), query("SELECT 7")].concat());
+        assert!(!session.until_ready().errors.is_empty(), "{copy}");
+        assert!(session.until_ready().is_refused(), "{copy}");
+        assert_eq!(session.until_ready().lines(), ["7"], "{copy}");
+        session.send(&[extended(copy), sync(), data, sync()].concat());
+        assert!(!session.until_ready().errors.is_empty(), "{copy}");
+        session.until_ready();
+        assert_eq!(session.must("SELECT 8").lines(), ["8"]);
+    }
+    assert_eq!(attacks_stored(&database), 2);
+}

@@ -1,7 +1,8 @@
 //! Runs the list of `statements.rs`: as a simple Query, and prepared with results as text and in binary.
 
+use crate::harness::sidecar::shop_policy;
 use crate::harness::{Answer, Client, Database, Sidecar};
-use crate::statements::{Attack, CLOSED, Expect, FILTERS, MASKS, WRITES};
+use crate::statements::{Attack, CLOSED, DEFINITIONS, Expect, FILTERS, MASKS, WRITES};
 
 /// How a statement is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,13 @@ fn the_statements_of_the_list_would_all_run_without_weir() {
     let database = Database::new();
     let mut session = database.direct();
     let mut wrong = Vec::new();
-    for attack in MASKS.iter().chain(FILTERS).chain(CLOSED).chain(WRITES) {
+    for attack in MASKS
+        .iter()
+        .chain(FILTERS)
+        .chain(CLOSED)
+        .chain(WRITES)
+        .chain(DEFINITIONS)
+    {
         // Without COMMIT and with ROLLBACK nothing of it stays; what cannot run in a block is only parsed.
         let sql = attack.sql.replace("COMMIT", "SELECT");
         let answer = session.query(&format!("BEGIN; {sql}"));
@@ -58,10 +65,62 @@ fn forbidden_writes_do_not_happen() {
     run(WRITES);
 }
 
+#[test]
+fn all_of_it_holds_where_the_clients_own_login_passes_through() {
+    let database = Database::new();
+    let line = "    credentials: {secretRef: {name: shop-login}, transport: Plaintext}\n";
+    let policy = shop_policy(&database, &[], &[]);
+    assert!(policy.contains(line));
+    let sidecar = Sidecar::start_with(&database, &policy.replace(line, ""));
+    for list in [MASKS, FILTERS, CLOSED, WRITES] {
+        run_through(&database, &sidecar, list);
+    }
+}
+
+#[test]
+fn who_may_change_definitions_uncovers_nothing() {
+    let database = Database::new();
+    let tables = [
+        "customers",
+        "orders",
+        "lines",
+        "payroll",
+        "scratch",
+        "people",
+        "customer_view",
+        "customer_copy",
+    ];
+    for table in tables {
+        database
+            .direct()
+            .must(&format!("ALTER TABLE public.{table} OWNER TO shop_app"));
+    }
+    database
+        .direct()
+        .must("ALTER TABLE a.t OWNER TO shop_app; ALTER TABLE b.t OWNER TO shop_app");
+    let rules = ["{name: ddl, actions: [DDL], tables: [\"public.*\", a.t, b.t]}"];
+    let sidecar = Sidecar::start_with(&database, &shop_policy(&database, &rules, &[]));
+    run_through(&database, &sidecar, DEFINITIONS);
+    // Whatever of it was allowed, the lists still hold.
+    let mut session = sidecar.connect();
+    for sql in [
+        "SELECT * FROM heir",
+        "SELECT * FROM customer_view",
+        "SELECT ssn, email FROM customers",
+        "SELECT * FROM orders",
+    ] {
+        session.query(sql);
+    }
+}
+
 /// All failures of a list are collected: one report, not one at a time.
 fn run(attacks: &[Attack]) {
     let database = Database::new();
     let sidecar = Sidecar::start(&database);
+    run_through(&database, &sidecar, attacks);
+}
+
+fn run_through(database: &Database, sidecar: &Sidecar, attacks: &[Attack]) {
     let before = database.fingerprint();
     let mut failures = Vec::new();
     for way in [Way::Simple, Way::ExtendedText, Way::ExtendedBinary] {

@@ -550,7 +550,7 @@ fn a_prepared_statement_does_not_carry_over_to_a_closed_or_filtered_table_of_the
                 session.must(&format!("EXECUTE {name}"));
             }
         }
-        let mut run = |session: &mut Client, name: &str| match by_protocol {
+        let run = |session: &mut Client, name: &str| match by_protocol {
             true => run_prepared(session, name, 0),
             false => session.query(&format!("EXECUTE {name}")),
         };
@@ -566,5 +566,127 @@ fn a_prepared_statement_does_not_carry_over_to_a_closed_or_filtered_table_of_the
         session.must("SET search_path = a");
         assert_eq!(run(&mut session, "o").lines(), ["1"]);
         assert_eq!(run(&mut session, "t").lines(), ["0"]);
+    }
+}
+
+#[test]
+fn a_policy_that_comes_later_holds_for_what_was_prepared_before() {
+    let database = Database::new();
+    let strict = shop_policy(&database, &[], &[]);
+    // At first the name is free; the canaries are masked from the start.
+    let sidecar = Sidecar::start_with(&database, &strict);
+    let mut session = sidecar.connect();
+    session.send(
+        &[
+            parse("p", "SELECT name FROM customers ORDER BY id LIMIT 1"),
+            sync(),
+        ]
+        .concat(),
+    );
+    session.until_ready();
+    assert_eq!(run_prepared(&mut session, "p", 0).lines(), ["Ann"]);
+    session.must("PREPARE q AS SELECT name FROM customers ORDER BY id LIMIT 1");
+    session.must("BEGIN; DECLARE c CURSOR FOR SELECT name FROM customers ORDER BY id");
+    assert_eq!(session.must("FETCH 1 FROM c").lines(), ["Ann"]);
+    let stricter = strict.replace(
+        "  masks:\n",
+        "  masks:\n  - {name: name, columns: [public.customers.name], mask: {type: Constant, value: hidden}}\n",
+    );
+    let hidden = || {
+        sidecar
+            .connect()
+            .query("SELECT name FROM customers LIMIT 1")
+            .lines()
+            == ["hidden"]
+    };
+    sidecar.reload(&stricter, hidden);
+    let fetched = session.query("FETCH 1 FROM c");
+    assert!(!fetched.errors.is_empty(), "{fetched:?}");
+    session.query("ROLLBACK");
+    for _ in 0..2 {
+        let answer = run_prepared(&mut session, "p", 0);
+        assert!(
+            answer.lines() == ["hidden"] || !answer.errors.is_empty(),
+            "{answer:?}"
+        );
+        let answer = session.query("EXECUTE q");
+        assert!(
+            answer.lines() == ["hidden"] || !answer.errors.is_empty(),
+            "{answer:?}"
+        );
+    }
+    // A manifest that does not load keeps what was.
+    let folder_gone_wrong = stricter.replace("defaultAction: Deny", "defaultAktion: Allow");
+    sidecar.reload(&folder_gone_wrong, || sidecar.log().contains("defaultAktion"));
+    assert_eq!(
+        sidecar
+            .connect()
+            .query("SELECT name FROM customers LIMIT 1")
+            .lines(),
+        ["hidden"]
+    );
+    assert!(sidecar.connect().query("SELECT * FROM payroll").is_refused());
+}
+
+#[test]
+fn long_names_of_statements_do_not_swap_plans() {
+    // The server cuts names of prepared statements at 63 bytes.
+    let database = Database::new();
+    let sidecar = Sidecar::start(&database);
+    let mut session = sidecar.connect();
+    let short = "n".repeat(63);
+    let (x, y) = (format!("{short}x"), format!("{short}y"));
+    session.query(&format!("PREPARE {short} AS SELECT name FROM customers"));
+    session.send(
+        &[
+            crate::harness::client::message(b'C', format!("S{x}\0").as_bytes()),
+            sync(),
+        ]
+        .concat(),
+    );
+    session.until_ready();
+    session.send(&[parse(&y, "SELECT card FROM customers"), sync()].concat());
+    session.until_ready();
+    session.query(&format!("EXECUTE {short}"));
+    let mut session = sidecar.connect();
+    session.send(
+        &[
+            parse(&x, "SELECT card FROM customers"),
+            sync(),
+            parse(&y, "SELECT name FROM customers"),
+            sync(),
+        ]
+        .concat(),
+    );
+    session.until_ready();
+    session.until_ready();
+    for name in [&x, &y, &short] {
+        session.send(&[bind("", name, &[], &[]), execute("", 0), sync()].concat());
+        session.until_ready();
+        session.query(&format!("EXECUTE \"{name}\""));
+    }
+    // Names of our own are not for clients.
+    let answer = sidecar.connect().query("PREPARE weir_1 AS SELECT 1");
+    assert!(answer.is_refused(), "{answer:?}");
+    let mut session = sidecar.connect();
+    session.send(&[parse("weir_", "SELECT 1"), sync()].concat());
+    assert!(session.until_ready().is_refused());
+}
+
+#[test]
+fn tokens_stand_beside_values_of_many_megabytes() {
+    let database = Database::new();
+    let sidecar = Sidecar::start(&database);
+    let mut session = sidecar.connect();
+    let sql = "SELECT card, repeat('x', 12000000), card, id FROM customers WHERE id < 3 ORDER BY id";
+    for format in [0, 1] {
+        let answer = session.extended(sql, &[], format);
+        assert_eq!(answer.rows.len(), 2, "{:?}", answer.errors);
+        for row in &answer.rows {
+            let lengths: Vec<Option<usize>> = row.iter().map(|cell| cell.as_ref().map(Vec::len)).collect();
+            assert_eq!(lengths[..3], [Some(64), Some(12_000_000), Some(64)]);
+            assert_eq!(row[0], row[2]);
+        }
+        assert_ne!(answer.rows[0][0], answer.rows[1][0]);
     }
 }

@@ -790,3 +790,60 @@ pub(crate) const WRITES: &[Attack] = &[
     attack("INSERT INTO a.t VALUES (2, 'x')", Refused),
     attack("UPDATE a.t SET v = 'x' WHERE id = 1", Refused),
 ];
+
+/// For a subject that may change definitions everywhere: what would uncover a protected column or row.
+pub(crate) const DEFINITIONS: &[Attack] = &[
+    attack("ALTER TABLE customers RENAME COLUMN email TO open", Refused),
+    attack("ALTER TABLE customers RENAME TO plain", Refused),
+    attack("ALTER TABLE customers SET SCHEMA a", Refused),
+    attack(
+        "ALTER TABLE customers ALTER COLUMN name TYPE text USING email",
+        Refused,
+    ),
+    attack("ALTER TABLE customers ADD CHECK (email NOT LIKE 'ann%')", Refused),
+    attack("ALTER TABLE customers DROP COLUMN email", Refused),
+    attack("ALTER TABLE b.t INHERIT a.t", Refused),
+    attack("CREATE UNIQUE INDEX ON customers (left(email, 1))", Refused),
+    attack("CREATE INDEX ON orders (((note)::int))", Refused),
+    attack("CREATE STATISTICS s ON name, email FROM customers", Harmless),
+    attack("CREATE TABLE heir () INHERITS (customers)", Harmless),
+    attack(
+        "CREATE RULE r AS ON UPDATE TO customers DO ALSO INSERT INTO scratch VALUES (OLD.id, OLD.email)",
+        Refused,
+    ),
+    attack(
+        "CREATE RULE r AS ON INSERT TO scratch DO ALSO INSERT INTO lines SELECT 1, email FROM customers",
+        Refused,
+    ),
+    attack(
+        "CREATE TRIGGER t AFTER UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION tell()",
+        Refused,
+    ),
+    attack("ALTER TABLE customers DISABLE TRIGGER ALL", Harmless),
+    attack("CREATE VIEW open AS SELECT card FROM customers", Refused),
+    attack("CREATE VIEW open AS SELECT * FROM payroll", Refused),
+    attack(
+        "CREATE OR REPLACE VIEW customer_view AS SELECT id, name AS contact, email AS ssn, salary FROM customers",
+        Harmless,
+    ),
+    attack("CREATE TABLE open AS SELECT card FROM customers", Refused),
+    attack(
+        "CREATE MATERIALIZED VIEW open AS SELECT employee FROM payroll",
+        Refused,
+    ),
+    attack(
+        "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT employee FROM payroll'; SELECT f()",
+        Refused,
+    ),
+    attack("CREATE CAST (text AS int) WITH INOUT AS IMPLICIT", Harmless),
+    attack("ALTER TABLE orders ADD CHECK (amount < 100)", Refused),
+    attack(
+        "CREATE INDEX ON orders (id) WHERE 1 / (amount - 881177) = 0",
+        Refused,
+    ),
+    attack("DROP TABLE orders", Refused),
+    attack("TRUNCATE orders", Refused),
+    attack("ALTER TABLE orders ALTER tenant SET DEFAULT 'a'", Harmless),
+    attack("CREATE POLICY p ON orders USING (note LIKE 'x')", Harmless),
+    attack("ALTER TABLE orders ENABLE ROW LEVEL SECURITY", Harmless),
+];

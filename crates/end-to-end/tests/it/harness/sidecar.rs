@@ -92,9 +92,19 @@ impl Sidecar {
         }
     }
 
+    /// Writes other manifests, and waits until they are in force.
+    pub(crate) fn reload(&self, manifests: &str, in_force: impl Fn() -> bool) {
+        let folder = self._folder.as_ref().expect("it is set once the sidecar runs");
+        fs::write(folder.path().join("policies/shop.yaml"), manifests).expect("a file");
+        let seen = wait_for("the new policy is in force", START_SECONDS_MAX, || {
+            in_force().then_some(())
+        });
+        assert!(seen.is_ok(), "{seen:?}:\n{}", self.log());
+    }
+
     /// A session as the application opens one.
     pub(crate) fn connect(&self) -> Client {
-        Client::connect(self.port, &[("user", "app"), ("database", &self.database)])
+        Client::connect(self.port, &[("user", ROLE), ("database", &self.database)])
     }
 
     /// `GET path` of the admin port.
