@@ -41,6 +41,8 @@ pub struct Refusal {
     pub reason: String,
     /// The mend.
     pub hint: String,
+    /// Where in the text (characters, from 1) a syntax error stands: told to the client as the server would tell it.
+    pub position: Option<usize>,
 }
 
 impl Refusal {
@@ -234,9 +236,10 @@ fn unreadable(reason: &Unreadable) -> Refusal {
     let rule = built_in("unreadable");
     match reason {
         Unreadable::Syntax { message, position: 0 } => Why::Syntax.refuse(rule, message.clone()),
-        Unreadable::Syntax { message, position } => {
-            Why::Syntax.refuse(rule, format!("{message} at character {position}"))
-        }
+        Unreadable::Syntax { message, position } => Refusal {
+            position: Some(*position),
+            ..Why::Syntax.refuse(rule, message.clone())
+        },
         Unreadable::TooComplex(_) => Why::TooComplex.refuse(rule, reason.to_string()),
         Unreadable::UnknownName(message) => Refusal {
             sqlstate: unknown_name_state(message),

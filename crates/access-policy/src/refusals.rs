@@ -170,6 +170,7 @@ impl Why {
             sqlstate,
             rule,
             reason: reason.into(),
+            position: None,
             hint: format!("{hint} (docs/refusals/WEIR-{code:03}.md)"),
         }
     }

@@ -136,6 +136,10 @@ pub(crate) fn bind_with_formats(body: &[u8], formats: &[i16]) -> Option<Bytes> {
 
 /// A refusal, as an ordinary error.
 pub(crate) fn refusal(refusal: &Refusal) -> Bytes {
+    if refusal.position.is_some() {
+        // The grammar is the server's own, and so are its words.
+        return error(b"ERROR", refusal.sqlstate, &refusal.reason, "", refusal.position);
+    }
     error(
         b"ERROR",
         refusal.sqlstate,

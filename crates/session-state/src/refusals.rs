@@ -5,6 +5,7 @@ use access_policy::{Refusal, RefusalCode, RuleRef};
 
 fn own(code: u16, sqlstate: &'static str, rule: &str, reason: String, hint: &str) -> Refusal {
     Refusal {
+        position: None,
         code: RefusalCode(code),
         sqlstate,
         rule: RuleRef {
@@ -113,6 +114,7 @@ pub(crate) fn plan_changed() -> Refusal {
 /// WEIR-110: `maxReturnedRows`.
 pub(crate) fn too_many_rows(rows_max: u64, rule: RuleRef) -> Refusal {
     Refusal {
+        position: None,
         code: RefusalCode(110),
         sqlstate: "54000",
         reason: format!("the statement returns more than {rows_max} rows"),
@@ -124,6 +126,7 @@ pub(crate) fn too_many_rows(rows_max: u64, rule: RuleRef) -> Refusal {
 /// WEIR-111: `maxAffectedRows`.
 pub(crate) fn too_many_changes(rows: u64, rows_max: u64, rule: RuleRef) -> Refusal {
     Refusal {
+        position: None,
         code: RefusalCode(111),
         sqlstate: "54000",
         reason: format!("the transaction changes {rows} rows, more than {rows_max}"),
@@ -135,6 +138,7 @@ pub(crate) fn too_many_changes(rows: u64, rows_max: u64, rule: RuleRef) -> Refus
 /// WEIR-112: `statementTimeoutSeconds`.
 pub(crate) fn timeout(seconds: u32, rule: RuleRef) -> Refusal {
     Refusal {
+        position: None,
         code: RefusalCode(112),
         sqlstate: "57014",
         reason: format!("the statement ran longer than {seconds} seconds"),
@@ -146,6 +150,7 @@ pub(crate) fn timeout(seconds: u32, rule: RuleRef) -> Refusal {
 /// WEIR-114: a row that the filter does not accept would be written.
 pub(crate) fn row_outside_filter(rule: &str) -> Refusal {
     Refusal {
+        position: None,
         code: RefusalCode(114),
         sqlstate: "42501",
         rule: RuleRef {

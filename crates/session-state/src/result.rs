@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use access_policy::{Permit, SendAs};
 use row_masking::WireMask;
 use sql_facts::facts::Transformation;
-use sql_facts::{AttNum, Oid};
+use sql_facts::{AttNum, Oid, StatementKind};
 
 /// How the result of one judged statement is treated. Empty for most.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,7 +42,10 @@ impl ResultPlan {
         plan.count_as = governed.count_as.clone();
         plan.check_rule = governed.check_rule.clone();
         plan.positions = Some(governed.positions.clone());
-        if let Some(facts) = permit.facts() {
+        if let Some(facts) = permit
+            .facts()
+            .filter(|facts| !matches!(facts.kind, StatementKind::Explain { .. }))
+        {
             // The client's columns in order, counted past the stripped ones.
             let mut server = 0usize;
             for output in facts.output.iter().filter(|output| output.target.is_none()) {

@@ -345,7 +345,8 @@ fn ready(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
         None => return unexpected(session, b'Z', out),
     }
     if session.status == TransactionStatus::Idle {
-        if std::mem::take(&mut session.catalog_touched) {
+        // Where nothing is protected nobody needs the definitions.
+        if session.protected() && std::mem::take(&mut session.catalog_touched) {
             out.push(Action::RefreshCatalog);
         }
         session.affected = 0;

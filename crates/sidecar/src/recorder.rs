@@ -172,6 +172,7 @@ impl Recorder for SessionRecorder {
 /// A statement that cannot be recorded, in words for the client.
 fn refusal(error: &SpoolRefusal) -> Refusal {
     Refusal {
+        position: None,
         code: RefusalCode(error.code()),
         sqlstate: error.sqlstate(),
         rule: RuleRef {

@@ -305,7 +305,10 @@ pub(super) fn judge_text(session: &mut Session, text: &str, judge: &mut Judge) -
         };
         let judged = match judge_statement(statement, context) {
             Ok(judged) => judged,
-            Err(_) if !trusted => return Text::NeedsState,
+            // Where nothing is protected the state is read back only when it may be why a text is refused.
+            Err(_) if session.stale && session.status != TransactionStatus::Failed => {
+                return Text::NeedsState;
+            }
             Err(refusal) => {
                 let normalized = normalized(statement, context.view);
                 return Text::Refuse(Box::new(refusal), normalized);
