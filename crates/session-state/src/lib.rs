@@ -36,6 +36,6 @@ pub use message::fatal;
 pub use pending::ClientMessage;
 pub use record::{Outcome, Record};
 pub use result::ResultPlan;
-pub use session::{Action, Closing, Session, SessionStart, World};
+pub use session::{Action, Closing, Session, SessionStart, World, without_jit};
 pub use state::{Known, Settings, StateUnreadable};
 pub use wire_protocol::postgres::backend::TransactionStatus;

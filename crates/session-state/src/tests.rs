@@ -392,7 +392,7 @@ fn a_setting_that_decides_meaning_is_read_back_before_the_next_text() {
     let sent = talk.sent();
     assert!(
         sent.first()
-            .is_some_and(|text| text.starts_with("Q (SELECT 'settings'")),
+            .is_some_and(|text| text.starts_with("Q SET LOCAL jit = off; (SELECT 'settings'")),
         "{sent:?}"
     );
     assert!(!talk.session.takes_client());
@@ -426,7 +426,7 @@ fn what_an_executed_statement_sets_is_read_back() {
         let sent = talk.sent();
         let asked = sent
             .first()
-            .is_some_and(|text| text.starts_with("Q (SELECT 'settings'"));
+            .is_some_and(|text| text.starts_with("Q SET LOCAL jit = off; (SELECT 'settings'"));
         assert!(asked, "before {sql}: {sent:?}");
         talk.server(|out| {
             for (kind, data) in [settings_row(), session_row()] {

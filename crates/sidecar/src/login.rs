@@ -626,7 +626,7 @@ pub async fn ask(
     aside: &mut Vec<Bytes>,
 ) -> Result<Vec<(String, String)>, QueryError> {
     let mut out = BytesMut::new();
-    write::frontend::query(&mut out, sql.as_bytes())
+    write::frontend::query(&mut out, session_state::without_jit(sql).as_bytes())
         .map_err(|error| QueryError::Answer(error.to_string()))?;
     leg.send(out.freeze());
     leg.flush()
