@@ -246,6 +246,11 @@ pub(crate) enum Pending {
     OwnClose,
     /// Our own Sync, until ReadyForQuery.
     OwnSync,
+    /// A message of ours that is no SQL, so that an open transaction fails: the client has its error already.
+    OwnFailure {
+        /// Sent as Query: its ReadyForQuery is the client's.
+        as_query: bool,
+    },
     /// Our own simple Query, until ReadyForQuery.
     OwnQuery {
         /// Who reads the rows.

@@ -14,6 +14,7 @@ use crate::pending::{OwnPurpose, Pending, QueryRun, Run, Step, Texts};
 use crate::refusals;
 use crate::result::ResultPlan;
 use crate::session::{Action, Closing, Session, Streaming, finish};
+use access_policy::Refusal;
 
 /// One message of the server.
 pub(crate) fn handle(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut Vec<Action>) {
@@ -230,6 +231,11 @@ fn error(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
                 session.drop_until_sync(&sqlstate, out);
             }
         }
+        // The client has its error already.
+        Some(Pending::OwnFailure { as_query: true }) => {}
+        Some(Pending::OwnFailure { as_query: false }) => {
+            session.pending.pop_front();
+        }
         Some(Pending::Sync | Pending::OwnSync) | None => out.push(Action::ToClient(own_words)),
         Some(Pending::Execute { sequence, .. }) => {
             let sequence = *sequence;
@@ -305,11 +311,33 @@ fn ready(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
     };
     session.copy_in = false;
     match session.pending.pop_front() {
+        Some(Pending::Query(_) | Pending::Sync) if std::mem::take(&mut session.must_fail) => {
+            session.status = status;
+            match (status, session.pending.is_empty()) {
+                (TransactionStatus::InTransaction, true) => {
+                    out.push(Action::ToServer(message::query(
+                        "WEIR refused a statement of this transaction",
+                    )));
+                    session.pending.push_back(Pending::OwnFailure { as_query: true });
+                    return;
+                }
+                (TransactionStatus::InTransaction, false) => {
+                    session.kill("57P01", "a refused statement cannot be taken back", out);
+                    return;
+                }
+                (TransactionStatus::Idle | TransactionStatus::Failed, _) => out.push(Action::ToClient(raw)),
+            }
+        }
         Some(Pending::Query(_)) => {
             session.status = status;
             out.push(Action::ToClient(raw));
         }
-        Some(Pending::Sync | Pending::FunctionCall { .. } | Pending::Poison { as_query: true, .. }) => {
+        Some(
+            Pending::Sync
+            | Pending::FunctionCall { .. }
+            | Pending::Poison { as_query: true, .. }
+            | Pending::OwnFailure { as_query: true },
+        ) => {
             session.status = status;
             out.push(Action::ToClient(raw));
         }
@@ -350,6 +378,9 @@ fn ready(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
             out.push(Action::RefreshCatalog);
         }
         session.affected = 0;
+        if session.pending.is_empty() && !session.unsynced {
+            session.wrote = false;
+        }
         session.objects.end_transaction();
         end_closed_runs(session, out);
     }
@@ -408,13 +439,9 @@ fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut 
             let run = part.and_then(|part| part.run.take());
             match run {
                 Some(mut run) => {
-                    if run.stopping.is_some() {
-                        // The cancel came too late to stop it: nothing more of this session may run.
-                        let refusal = run.stopping.take();
-                        let text = refusal.map(|refusal| refusal.to_string()).unwrap_or_default();
+                    if let Some(refusal) = run.stopping.clone() {
                         finish(run, session.now_us, out);
-                        session.kill("57P01", &text, out);
-                        return;
+                        return stopped_too_late(session, refusal, out);
                     }
                     affected_now = end_run(&mut run, tag, body, raw, out);
                     fetched = fetched_rows(&run);
@@ -441,10 +468,9 @@ fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut 
             session.pending.pop_front();
             match session.runs.remove(&sequence) {
                 Some(mut run) => {
-                    if let Some(refusal) = run.stopping.take() {
+                    if let Some(refusal) = run.stopping.clone() {
                         finish(run, session.now_us, out);
-                        session.kill("57P01", &refusal.to_string(), out);
-                        return;
+                        return stopped_too_late(session, refusal, out);
                     }
                     affected_now = end_run(&mut run, tag, body, raw, out);
                     if run.judged.changes_beside_tag || run.result.changes_beside_tag {
@@ -483,6 +509,38 @@ fn complete(session: &mut Session, tag: u8, body: &Bytes, raw: Bytes, out: &mut 
         && let Some(portal) = session.objects.portal_mut(name.as_bytes())
     {
         portal.rows_delivered += rows;
+    }
+}
+
+/// A statement ended by itself before the cancel reached it. The client is told the refusal, and an open transaction
+/// fails as after any error. Where something was written, or more was sent behind it, that would come too late: the
+/// session ends.
+fn stopped_too_late(session: &mut Session, refusal: Refusal, out: &mut Vec<Action>) {
+    let failure = message::poison(&refusal);
+    let wrote = session.wrote;
+    let owed = session.pending.len();
+    match session.pending.front_mut() {
+        Some(Pending::Query(query)) if query.one_by_one => {
+            query.poison = Some(refusal);
+            out.push(Action::ToServer(message::parse(b"weir_refused", &failure, &[])));
+            out.push(Action::ToServer(message::flush()));
+        }
+        Some(Pending::Query(query)) if !wrote && query.current + 1 == query.parts.len() => {
+            query.current += 1;
+            session.must_fail = true;
+            out.push(Action::ToClient(message::refusal(&refusal)));
+        }
+        Some(Pending::Sync) if !wrote && owed == 1 => {
+            session.must_fail = true;
+            out.push(Action::ToClient(message::refusal(&refusal)));
+        }
+        None if !wrote => {
+            out.push(Action::ToClient(message::refusal(&refusal)));
+            out.push(Action::ToServer(message::parse(b"weir_refused", &failure, &[])));
+            session.pending.push_back(Pending::OwnFailure { as_query: false });
+            session.skipping = true;
+        }
+        Some(_) | None => session.kill("57P01", &refusal.to_string(), out),
     }
 }
 

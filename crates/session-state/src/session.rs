@@ -116,6 +116,10 @@ pub struct Session {
     pub(crate) sequence: u64,
     /// Rows changed in the open transaction, by tag.
     pub(crate) affected: u64,
+    /// Something was written since the session was idle.
+    pub(crate) wrote: bool,
+    /// The next ReadyForQuery inside a transaction is answered by a failure of ours, as above.
+    pub(crate) must_fail: bool,
     /// Rows changed before the statement that is counted by statistics.
     pub(crate) changed_before: u64,
     /// The server takes COPY data.
@@ -166,6 +170,8 @@ impl Session {
             catalog_pending: false,
             sequence: 0,
             affected: 0,
+            wrote: false,
+            must_fail: false,
             changed_before: 0,
             copy_in: false,
             closed: false,

@@ -502,8 +502,21 @@ impl Pump {
 
     /// Gives the machine the newest world, and reads the catalog where it is wanted.
     async fn step_world(&mut self, turn: &mut Turn) -> Result<(), End> {
-        if !self.session.takes_client() || self.client.received.is_empty() {
+        if !self.session.takes_client() {
             return Ok(());
+        }
+        if self.client.received.is_empty() {
+            // Other sessions wait to learn of changed definitions: they are read at once, and the answer to the one
+            // who changed them does not wait for it.
+            if turn.catalog_wanted.is_none() {
+                return Ok(());
+            }
+            std::future::poll_fn(|context| {
+                // What is wrong with the socket shows at the next wait.
+                let _ = self.client.poll_flush(context);
+                std::task::Poll::Ready(())
+            })
+            .await;
         }
         if self.session.is_idle() && turn.catalog_asked.is_none() {
             let poll = self.shared.config.catalog_poll;

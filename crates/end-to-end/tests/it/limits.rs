@@ -56,9 +56,25 @@ fn rows_delivered_are_counted() {
     let sidecar = Sidecar::start_with(&database, &policy);
     let mut session = sidecar.connect();
     assert_eq!(session.must("SELECT id FROM scratch LIMIT 2").rows.len(), 2);
-    // A short result is over before it can be stopped; then the session ends, so each has its own.
+    // A short result is over before it can be stopped. The session goes on, an open transaction is aborted.
     let answer = session.query("SELECT id FROM scratch");
     assert!(answer.rows.len() <= 2 && answer.is_refused(), "{answer:?}");
+    let answer = session.extended("SELECT id FROM scratch", &[], 1);
+    assert!(answer.rows.len() <= 2 && answer.is_refused(), "{answer:?}");
+    assert_eq!(session.must("SELECT 1").rows.len(), 1);
+    for extended in [false, true] {
+        session.must("BEGIN");
+        let answer = match extended {
+            false => session.query("SELECT id FROM scratch"),
+            true => session.extended("SELECT id FROM scratch", &[], 1),
+        };
+        assert!(answer.rows.len() <= 2 && answer.is_refused(), "{answer:?}");
+        assert!(
+            !session.query("SELECT 1").errors.is_empty(),
+            "the transaction goes on, extended: {extended}"
+        );
+        session.must("ROLLBACK");
+    }
     let answer = sidecar.connect().extended("SELECT id FROM scratch", &[], 1);
     assert!(answer.rows.len() <= 2 && answer.is_refused(), "{answer:?}");
     let answer = sidecar.connect().query("COPY scratch (id) TO STDOUT");

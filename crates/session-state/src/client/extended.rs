@@ -362,6 +362,7 @@ pub(super) fn execute(session: &mut Session, message: &ClientMessage, judge: &mu
             let mut run = session.new_run(&judged, &result, Arc::clone(&portal.formats));
             run.rows_before = rows_before;
             Session::announce(&run, &mut actions);
+            session.wrote |= run.judged.writes() || run.result.writes();
             let sequence = run.sequence;
             session.runs.insert(sequence, run);
             if let Some(portal) = session.objects.portal_mut(execute.portal) {

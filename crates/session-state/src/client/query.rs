@@ -85,6 +85,7 @@ pub(super) fn query(session: &mut Session, message: ClientMessage, judge: &mut J
     for part in &parts {
         if let Some(run) = &part.run {
             Session::announce(run, out);
+            session.wrote |= run.judged.writes() || run.result.writes();
         }
     }
     let governed = list
