@@ -1,6 +1,7 @@
 //! `decide`: one statement against one bound policy. The only place that makes a [`Permit`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use sql_facts::facts::{Action, Call, CallSyntax, FunctionClass, TableAction};
@@ -42,7 +43,7 @@ pub struct Refusal {
     /// The mend.
     pub hint: String,
     /// Where in the text (characters, from 1) a syntax error stands: told to the client as the server would tell it.
-    pub position: Option<usize>,
+    pub position: Option<NonZeroU32>,
 }
 
 impl Refusal {
@@ -237,7 +238,7 @@ fn unreadable(reason: &Unreadable) -> Refusal {
     match reason {
         Unreadable::Syntax { message, position: 0 } => Why::Syntax.refuse(rule, message.clone()),
         Unreadable::Syntax { message, position } => Refusal {
-            position: Some(*position),
+            position: u32::try_from(*position).ok().and_then(NonZeroU32::new),
             ..Why::Syntax.refuse(rule, message.clone())
         },
         Unreadable::TooComplex(_) => Why::TooComplex.refuse(rule, reason.to_string()),

@@ -138,7 +138,13 @@ pub(crate) fn bind_with_formats(body: &[u8], formats: &[i16]) -> Option<Bytes> {
 pub(crate) fn refusal(refusal: &Refusal) -> Bytes {
     if refusal.position.is_some() {
         // The grammar is the server's own, and so are its words.
-        return error(b"ERROR", refusal.sqlstate, &refusal.reason, "", refusal.position);
+        return error(
+            b"ERROR",
+            refusal.sqlstate,
+            &refusal.reason,
+            "",
+            refusal.position.map(|at| at.get() as usize),
+        );
     }
     error(
         b"ERROR",

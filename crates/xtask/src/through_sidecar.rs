@@ -20,7 +20,9 @@ impl Policy {
     fn manifest(self, port: u16, database: &str) -> String {
         let access = match self {
             Self::AllowAll => "",
-            Self::Judged => "  access:\n  - {name: closed, effect: Deny, actions: [Select], tables: [public.nobody_asks]}\n",
+            Self::Judged => {
+                "  access:\n  - {name: closed, effect: Deny, actions: [Select], tables: [public.nobody_asks]}\n"
+            }
         };
         format!(
             "apiVersion: weir.dev/v1alpha1\nkind: DatabaseAccessPolicy\n\
