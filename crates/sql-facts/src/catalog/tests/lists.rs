@@ -66,12 +66,29 @@ fn the_generated_tables_are_those_of_the_server() {
     let mut known = builtins::function_lines(major);
     printed.sort();
     known.sort();
-    assert_eq!(known.len(), printed.len());
-    assert!(
-        known == printed,
-        "{:?}",
-        known.iter().zip(&printed).find(|(a, b)| a != b)
-    );
+    // A minor release may bring a function (15.20 did, for pg_upgrade). What the lists do not know must be closed; what
+    // this server does not have yet may be known.
+    let only = |one: &[String], other: &[String]| -> Vec<String> {
+        one.iter()
+            .filter(|line| other.binary_search(line).is_err())
+            .cloned()
+            .collect()
+    };
+    let server = Fresh::new(major);
+    let (new, missing) = (only(&printed, &known), only(&known, &printed));
+    assert!(new.len() + missing.len() <= 8, "new {new:?}, missing {missing:?}");
+    for line in new.iter().chain(&missing) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let name = fields.first().copied().unwrap_or_default();
+        let arguments = fields
+            .get(8)
+            .map_or(0, |types| types.split(' ').filter(|oid| !oid.is_empty()).count());
+        let class = server.view().function(Some("pg_catalog"), name, arguments).class;
+        assert!(
+            matches!(class, FunctionClass::Unlisted | FunctionClass::Server),
+            "{name} with {arguments} arguments is {class:?}, and not alike here and in the lists"
+        );
+    }
 }
 
 #[test]
