@@ -11,7 +11,7 @@ use sql_facts::{
 };
 
 use crate::bind::BoundPolicy;
-use crate::judge::{Counted, Judge, Judgement, may_touch_server};
+use crate::judge::{Counted, Judge, Judgement, may_reach_server, may_touch_server};
 use crate::policy::{PolicyMode, ReceiptMode, Subject};
 use crate::refusals::{Why, built_in};
 
@@ -186,7 +186,7 @@ impl<'a> DecisionContext<'a> {
 pub fn decide(statement: &ParsedStatement, context: DecisionContext<'_>) -> Decision {
     match sql_facts::read(statement, context.view) {
         Ok(facts) => decide_read(statement, Arc::new(facts), context),
-        Err(reason) => decide_unreadable(statement.sql(), &reason, context),
+        Err(reason) => unread(&reason, may_reach_server(&sql_facts::reach(statement)), context),
     }
 }
 
@@ -213,6 +213,10 @@ pub fn decide_read(
 
 /// Decides a text that does not parse, or a statement that cannot be read.
 pub fn decide_unreadable(text: &str, reason: &Unreadable, context: DecisionContext<'_>) -> Decision {
+    unread(reason, may_touch_server(text), context)
+}
+
+fn unread(reason: &Unreadable, may_touch_server: bool, context: DecisionContext<'_>) -> Decision {
     let enforcing = context.judge(Counted::Enforcing);
     let refusal = unreadable(reason);
     if context.policy.policies.is_empty() {
@@ -225,7 +229,8 @@ pub fn decide_unreadable(text: &str, reason: &Unreadable, context: DecisionConte
     } else {
         Verdict::Permit(built_in("unreadable"))
     };
-    let free = !enforcing.protects() && !enforcing.guards() && !may_touch_server(text);
+    let free =
+        !enforcing.protects() && !enforcing.guards() && (!may_touch_server || enforcing.allows_server());
     if enforcing.is_empty() || free {
         Decision::Permit(context.permit(SendAs::AsWritten, None, verdict))
     } else {

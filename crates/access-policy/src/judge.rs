@@ -234,6 +234,19 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// Files and programs of the server are both allowed, so it does not matter whether a text reaches them.
+    pub(crate) fn allows_server(&self) -> bool {
+        self.files("").is_ok()
+            && self
+                .effect(
+                    |policy| policy.guardrails.programs,
+                    "guardrails.serverAccess.programs",
+                    Why::ServerPrograms,
+                    "",
+                )
+                .is_ok()
+    }
+
     fn files(&self, reason: &str) -> Judged<()> {
         self.effect(
             |policy| policy.guardrails.files,
@@ -1509,6 +1522,16 @@ fn opinion(rules: &FunctionRules, name: &str) -> Option<Effect> {
 
 fn is_file_function(call: &Call) -> bool {
     call.syntax == CallSyntax::Function && FILE_FUNCTIONS.contains(&last_part(&call.name))
+}
+
+/// A statement that may reach files or programs of the server, where a name in it is not known.
+pub(crate) fn may_reach_server(reach: &sql_facts::Reach) -> bool {
+    reach.files_or_programs
+        || reach.escaped_name
+        || reach
+            .names
+            .iter()
+            .any(|name| FILE_FUNCTIONS.contains(&name.as_str()))
 }
 
 /// A text that may reach files or programs of the server, as far as words tell. Escapes could spell any of them.

@@ -20,6 +20,6 @@ pub use catalog::{AttNum, Catalog, CatalogView, Column, Oid, Overlay, Relation, 
 pub use facts::{StatementFacts, StatementKind, Unreadable};
 pub use plan::{CannotGovern, Governed, Plan, RelationPlan};
 pub use postgres::{
-    Parsed, ParsedStatement, StatementKey, govern, parse, print, print_filter, read, read_with_types,
-    statement_key,
+    Parsed, ParsedStatement, Reach, StatementKey, govern, parse, print, print_filter, reach, read,
+    read_with_types, statement_key,
 };

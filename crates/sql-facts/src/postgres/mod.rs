@@ -8,12 +8,14 @@ mod lexer;
 mod lineage;
 mod lower;
 mod parse;
+mod reach;
 mod resolve;
 mod scope;
 
 pub use govern::{govern, print, print_filter};
 pub use key::{StatementKey, statement_key};
 pub use parse::{DEPTH_MAX, TEXT_MAX_BYTES, parse};
+pub use reach::{Reach, reach};
 
 use std::fmt;
 use std::ops::Range;
