@@ -86,7 +86,7 @@ fn in_names(
     functions.sort();
     functions.dedup();
     Description {
-        kind: kind_name(&facts.kind),
+        kind: facts.kind.name().to_owned(),
         normalized: facts.normalized.clone(),
         actions: facts
             .actions
@@ -171,45 +171,4 @@ fn qualified(view: CatalogView<'_>, id: ColumnId) -> Option<String> {
         relation.name,
         column_name(view, id.relation, id.column)?
     ))
-}
-
-/// The name of a kind, as PostgreSQL's command tags spell it.
-pub(crate) fn kind_name(kind: &StatementKind) -> String {
-    match kind {
-        StatementKind::Select => "SELECT",
-        StatementKind::CreateTableAs => "CREATE TABLE AS",
-        StatementKind::Insert => "INSERT",
-        StatementKind::Update => "UPDATE",
-        StatementKind::Delete => "DELETE",
-        StatementKind::Merge => "MERGE",
-        StatementKind::Truncate => "TRUNCATE TABLE",
-        StatementKind::CopyTo(_) | StatementKind::CopyFrom(_) => "COPY",
-        StatementKind::Explain { .. } => "EXPLAIN",
-        StatementKind::CreateView => "CREATE VIEW",
-        StatementKind::Ddl(tag) | StatementKind::Admin(tag) => return tag.clone(),
-        StatementKind::Call => "CALL",
-        StatementKind::Begin => "BEGIN",
-        StatementKind::Commit { .. } => "COMMIT",
-        StatementKind::Rollback { .. } | StatementKind::RollbackTo(_) => "ROLLBACK",
-        StatementKind::TwoPhase => "PREPARE TRANSACTION",
-        StatementKind::Savepoint(_) => "SAVEPOINT",
-        StatementKind::Release(_) => "RELEASE",
-        StatementKind::Set | StatementKind::TransactionSetting => "SET",
-        StatementKind::Show => "SHOW",
-        StatementKind::Prepare(_) => "PREPARE",
-        StatementKind::Execute(_) => "EXECUTE",
-        StatementKind::Deallocate(_) => "DEALLOCATE",
-        StatementKind::Declare { .. } => "DECLARE CURSOR",
-        StatementKind::Fetch {
-            moves_only: false, ..
-        } => "FETCH",
-        StatementKind::Fetch { moves_only: true, .. } => "MOVE",
-        StatementKind::CloseCursor(_) => "CLOSE CURSOR",
-        StatementKind::Listen(_) => "LISTEN",
-        StatementKind::Unlisten(_) => "UNLISTEN",
-        StatementKind::Notify(_) => "NOTIFY",
-        StatementKind::Discard(_) => "DISCARD",
-        StatementKind::Lock => "LOCK TABLE",
-    }
-    .to_owned()
 }

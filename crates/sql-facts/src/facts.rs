@@ -110,6 +110,50 @@ pub enum StatementKind {
     Lock,
 }
 
+impl StatementKind {
+    /// Its name, as PostgreSQL's command tags spell it; COPY with its direction.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Select => "SELECT",
+            Self::CreateTableAs => "CREATE TABLE AS",
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Merge => "MERGE",
+            Self::Truncate => "TRUNCATE TABLE",
+            Self::CopyTo(_) => "COPY TO",
+            Self::CopyFrom(_) => "COPY FROM",
+            Self::Explain { .. } => "EXPLAIN",
+            Self::CreateView => "CREATE VIEW",
+            Self::Ddl(tag) | Self::Admin(tag) => tag,
+            Self::Call => "CALL",
+            Self::Begin => "BEGIN",
+            Self::Commit { .. } => "COMMIT",
+            Self::Rollback { .. } => "ROLLBACK",
+            Self::RollbackTo(_) => "ROLLBACK TO",
+            Self::TwoPhase => "PREPARE TRANSACTION",
+            Self::Savepoint(_) => "SAVEPOINT",
+            Self::Release(_) => "RELEASE",
+            Self::Set | Self::TransactionSetting => "SET",
+            Self::Show => "SHOW",
+            Self::Prepare(_) => "PREPARE",
+            Self::Execute(_) => "EXECUTE",
+            Self::Deallocate(_) => "DEALLOCATE",
+            Self::Declare { .. } => "DECLARE CURSOR",
+            Self::Fetch {
+                moves_only: false, ..
+            } => "FETCH",
+            Self::Fetch { moves_only: true, .. } => "MOVE",
+            Self::CloseCursor(_) => "CLOSE CURSOR",
+            Self::Listen(_) => "LISTEN",
+            Self::Unlisten(_) => "UNLISTEN",
+            Self::Notify(_) => "NOTIFY",
+            Self::Discard(_) => "DISCARD",
+            Self::Lock => "LOCK TABLE",
+        }
+    }
+}
+
 /// Where COPY reads from or writes to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub enum CopyTarget {

@@ -7,9 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sql_facts::facts::{Action, CallSyntax, ColumnId, TableAction};
-use sql_facts::{
-    Catalog, CatalogView, Overlay, SearchPath, StatementFacts, StatementKind, Unreadable, parse, read,
-};
+use sql_facts::{Catalog, CatalogView, Overlay, SearchPath, StatementFacts, Unreadable, parse, read};
 
 use crate::schema::{after, catalog, search_path, with_stack};
 use crate::table::print;
@@ -281,7 +279,7 @@ pub(crate) fn in_names(facts: &StatementFacts, view: CatalogView<'_>) -> Named {
         })
     };
     Named {
-        kind: kind_name(&facts.kind),
+        kind: facts.kind.name().to_owned(),
         reads: reads.into_iter().map(touch).collect(),
         writes: writes.into_iter().map(touch).collect(),
         filters: facts.indirect.iter().filter_map(source).collect(),
@@ -332,49 +330,6 @@ fn action_name(action: Action) -> &'static str {
         Action::Call => "call",
         Action::Admin => "admin",
     }
-}
-
-/// As in command tags.
-fn kind_name(kind: &StatementKind) -> String {
-    let name = match kind {
-        StatementKind::Select => "SELECT",
-        StatementKind::CreateTableAs => "CREATE TABLE AS",
-        StatementKind::Insert => "INSERT",
-        StatementKind::Update => "UPDATE",
-        StatementKind::Delete => "DELETE",
-        StatementKind::Merge => "MERGE",
-        StatementKind::Truncate => "TRUNCATE TABLE",
-        StatementKind::CopyTo(_) => "COPY TO",
-        StatementKind::CopyFrom(_) => "COPY FROM",
-        StatementKind::Explain { .. } => "EXPLAIN",
-        StatementKind::CreateView => "CREATE VIEW",
-        StatementKind::Ddl(tag) | StatementKind::Admin(tag) => tag,
-        StatementKind::Call => "CALL",
-        StatementKind::Begin => "BEGIN",
-        StatementKind::Commit { .. } => "COMMIT",
-        StatementKind::Rollback { .. } => "ROLLBACK",
-        StatementKind::RollbackTo(_) => "ROLLBACK TO",
-        StatementKind::TwoPhase => "PREPARE TRANSACTION",
-        StatementKind::Savepoint(_) => "SAVEPOINT",
-        StatementKind::Release(_) => "RELEASE",
-        StatementKind::Set | StatementKind::TransactionSetting => "SET",
-        StatementKind::Show => "SHOW",
-        StatementKind::Prepare(_) => "PREPARE",
-        StatementKind::Execute(_) => "EXECUTE",
-        StatementKind::Deallocate(_) => "DEALLOCATE",
-        StatementKind::Declare { .. } => "DECLARE CURSOR",
-        StatementKind::Fetch {
-            moves_only: false, ..
-        } => "FETCH",
-        StatementKind::Fetch { moves_only: true, .. } => "MOVE",
-        StatementKind::CloseCursor(_) => "CLOSE CURSOR",
-        StatementKind::Listen(_) => "LISTEN",
-        StatementKind::Unlisten(_) => "UNLISTEN",
-        StatementKind::Notify(_) => "NOTIFY",
-        StatementKind::Discard(_) => "DISCARD",
-        StatementKind::Lock => "LOCK TABLE",
-    };
-    name.to_owned()
 }
 
 fn show(answer: &Value) -> String {
