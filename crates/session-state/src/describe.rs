@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use access_policy::Permit;
 use sql_facts::StatementFacts;
-use sql_facts::facts::{Action, ColumnId, StatementKind, Transformation};
+use sql_facts::facts::{Action, ColumnId, OutputColumn, StatementKind, Transformation};
 use sql_facts::{AttNum, CatalogView, Oid};
 
 /// A statement in names.
@@ -101,7 +101,7 @@ fn in_names(
                     Some(created) if action.action == Action::Ddl && action.relation.is_none() => created,
                     _ => &action.name,
                 };
-                (action.action, name.clone(), columns)
+                (action.action, without_number(name), columns)
             })
             .collect(),
         filters: facts
@@ -121,10 +121,7 @@ fn in_names(
                         .as_ref()
                         .map(|created| format!("{created}.{}", output.name)),
                 },
-                mask: output.sources.iter().find_map(|source| {
-                    let masked = masks.get(&(source.column.relation, source.column.column))?;
-                    Some((*masked).to_owned())
-                }),
+                mask: mask_of(output, masks),
                 sources: output
                     .sources
                     .iter()
@@ -156,6 +153,37 @@ fn created_name(facts: &StatementFacts, view: CatalogView<'_>) -> Option<String>
     Some(format!("{schema}.{}", created.name))
 }
 
+/// Types of the masks that an output column shows; a whole row shows those of all its columns.
+fn mask_of(output: &OutputColumn, masks: &BTreeMap<(Oid, AttNum), &'static str>) -> Option<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for source in &output.sources {
+        let ColumnId { relation, column } = source.column;
+        let shown = masks
+            .iter()
+            .filter(|((masked, number), _)| *masked == relation && (*number == column || column == 0));
+        names.extend(shown.map(|(_, name)| *name));
+    }
+    names.sort_unstable();
+    names.dedup();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+/// The server numbers temporary schemas (`pg_temp_3`) as sessions come; the number means nothing to anybody.
+fn schema_without_number(schema: &str) -> &str {
+    if schema.starts_with("pg_temp_") {
+        "pg_temp"
+    } else {
+        schema
+    }
+}
+
+fn without_number(name: &str) -> String {
+    match name.split_once('.') {
+        Some((schema, rest)) => format!("{}.{rest}", schema_without_number(schema)),
+        None => name.to_owned(),
+    }
+}
+
 fn column_name(view: CatalogView<'_>, relation: Oid, number: AttNum) -> Option<String> {
     if number == 0 {
         return Some("*".to_owned());
@@ -167,7 +195,7 @@ fn qualified(view: CatalogView<'_>, id: ColumnId) -> Option<String> {
     let relation = view.relation(id.relation)?;
     Some(format!(
         "{}.{}.{}",
-        relation.schema,
+        schema_without_number(&relation.schema),
         relation.name,
         column_name(view, id.relation, id.column)?
     ))
