@@ -150,6 +150,8 @@ pub struct Verifier {
     events: u64,
     groups: u64,
     unsigned: u64,
+    /// Of the unsigned events seen, so that a `recovered` copy of one is not taken for a second history.
+    unsigned_leaves: HashMap<(BootId, u64), Digest>,
     outcome_unknown: u64,
     recovered: u64,
     problems: Vec<Problem>,
@@ -257,6 +259,7 @@ impl Verifier {
             events: 0,
             groups: 0,
             unsigned: 0,
+            unsigned_leaves: HashMap::new(),
             outcome_unknown: 0,
             recovered: 0,
             problems: Vec::new(),
@@ -320,7 +323,12 @@ impl Verifier {
     /// An event that is written but not signed yet (the tail of a spool folder).
     pub fn unsigned(&mut self, event: &[u8]) {
         self.unsigned += 1;
-        self.event(None, event, leaf_hash(event), true, None);
+        let leaf = leaf_hash(event);
+        if let Ok(ReadEvent::Known(known)) = read_event(event) {
+            self.unsigned_leaves
+                .insert((known.proxy.boot, known.proxy.seq), leaf);
+        }
+        self.event(None, event, leaf, true, None);
     }
 
     /// Something that the caller found wrong (an unreadable record, a checkpoint).
@@ -498,14 +506,13 @@ impl Verifier {
             Body::Recovered(recovered) => {
                 self.recovered += 1;
                 let inner = recovered.event.as_bytes();
+                let leaf = leaf_hash(inner);
+                if self.unsigned_leaves.remove(&(recovered.boot, recovered.seq)) == Some(leaf) {
+                    // The unsigned original still stands in the folder, byte for byte: one event, told again.
+                    return;
+                }
                 // Recursion ends: each level is shorter than the one around it, and doubles its quoting.
-                self.event(
-                    at,
-                    inner,
-                    leaf_hash(inner),
-                    true,
-                    Some((recovered.boot, recovered.seq)),
-                );
+                self.event(at, inner, leaf, true, Some((recovered.boot, recovered.seq)));
             }
             // An intent that could not be kept as asked for is followed by a refusal.
             Body::Deny(deny) => {
