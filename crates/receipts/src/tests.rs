@@ -466,6 +466,57 @@ fn replay_fork_and_reorder() {
     assert_eq!(verify(&swapped, Scope::Whole).integrity, Integrity::Invalid);
 }
 
+/// A process was killed between writing and signing: its tail stays unsigned in the folder, and its successor's chain
+/// holds a copy. Byte for byte the same it is one event; anything else is a second history.
+#[test]
+fn an_unsigned_tail_and_its_recovered_copy_are_one_history() {
+    let (old, new) = (key(1), key(2));
+    let events = encode(&old, samples(&old).into_iter().take(7).collect());
+    let (signed, tail) = events.split_at(5);
+    let leaves: Vec<Digest> = signed.iter().map(|event| event.leaf).collect();
+    let first = SignedGroup {
+        header: sign_group(&old, 0, &leaves).unwrap(),
+        events: signed.iter().map(|event| event.bytes.clone()).collect(),
+    };
+    let report = |keeps_tail: bool, copy: &dyn Fn(String) -> String| {
+        let mut bodies: Vec<_> = samples(&new).into_iter().take(1).collect();
+        if let (_, Body::ChainOpen(open)) = &mut bodies[0] {
+            open.previous.push(PreviousBoot {
+                boot: old.boot(),
+                seq: 4,
+                head: leaves[4],
+            });
+        }
+        bodies.extend(tail.iter().map(|event| {
+            let text = copy(String::from_utf8(event.bytes.clone()).unwrap());
+            let recovered = Recovered {
+                boot: old.boot(),
+                seq: event.seq,
+                event: text,
+            };
+            (None, Body::Recovered(recovered))
+        }));
+        let mut verifier = Verifier::new(Scope::Whole);
+        verifier.group(None, &first);
+        if keeps_tail {
+            tail.iter().for_each(|event| verifier.unsigned(&event.bytes));
+        }
+        for group in groups(&new, bodies, 2) {
+            verifier.group(None, &group);
+        }
+        verifier.finish()
+    };
+    let (kept, gone) = (report(true, &|text| text), report(false, &|text| text));
+    assert_eq!(kept.integrity, Integrity::Ok, "{kept:#?}");
+    assert_eq!(
+        (kept.integrity, kept.completeness, kept.recovered),
+        (gone.integrity, gone.completeness, 2),
+        "{kept:#?} {gone:#?}"
+    );
+    let altered = report(true, &|text| text.replace("report-agent", "somebody-else"));
+    assert_eq!(altered.integrity, Integrity::Invalid, "{altered:#?}");
+}
+
 #[test]
 fn an_announced_write_without_outcome_is_a_hole_once_its_session_ended() {
     let key = key(1);
