@@ -61,7 +61,8 @@ impl Judged {
                 .iter()
                 .all(|call| call.origin == FunctionOrigin::BuiltIn && call.class == FunctionClass::Open)
     }
-    /// The kind that runs: that of the statement inside PREPARE, EXPLAIN ANALYZE and the like is not looked at.
+    /// Whether it changes data or definitions, so that its intent is recorded before it is sent. What cannot be read
+    /// may.
     pub fn writes(&self) -> bool {
         match self.permit.facts() {
             None => true,

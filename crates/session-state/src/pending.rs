@@ -127,8 +127,6 @@ pub(crate) struct QueryRun {
     pub(crate) changed_before: u64,
     /// One by one: the Sync has gone.
     pub synced: bool,
-    /// An error has answered it.
-    pub failed: bool,
     /// The refusal behind a poisoned message: the next syntax error is it.
     pub poison: Option<Refusal>,
 }

@@ -195,7 +195,6 @@ fn error(session: &mut Session, body: &Bytes, raw: Bytes, out: &mut Vec<Action>)
                 }
             }
             query.current = query.parts.len();
-            query.failed = true;
             if query.one_by_one && !query.synced {
                 query.synced = true;
                 out.push(Action::ToServer(message::sync()));

@@ -51,7 +51,7 @@ pub(super) fn parse(session: &mut Session, message: &ClientMessage, judge: &mut 
     let mut texts = Texts::default();
     let governed = match judged.as_ref().map(|judged| judged.permit.send()) {
         Some(SendAs::Governed(governed)) => {
-            texts = texts_of(session, text, &list, true);
+            texts = texts_of(text, &list, true);
             actions.push(Action::ToServer(message::parse(
                 parse.name,
                 &governed.text,

@@ -91,7 +91,7 @@ pub(super) fn query(session: &mut Session, message: ClientMessage, judge: &mut J
     let governed = list
         .iter()
         .any(|judged| matches!(judged.permit.send(), SendAs::Governed(_)));
-    let texts = texts_of(session, text, &list, governed);
+    let texts = texts_of(text, &list, governed);
     let mut run = QueryRun {
         parts,
         current: 0,
@@ -101,7 +101,6 @@ pub(super) fn query(session: &mut Session, message: ClientMessage, judge: &mut J
         counts_beside_tag: false,
         changed_before: 0,
         synced: false,
-        failed: false,
         poison: None,
     };
     if one_by_one {
@@ -175,7 +174,7 @@ pub(super) fn ahead_of_query(
         });
         session.check_done = true;
         out.push(Action::ToServer(message::own_check(&governed.text)));
-        let texts = texts_of(session, text, list, true);
+        let texts = texts_of(text, list, true);
         session.pending.push_back(Pending::OwnParse { texts });
         session.pending.push_back(Pending::OwnDescribe {
             prepared,
@@ -279,17 +278,9 @@ pub(super) fn sent_text(judged: &Judged, text: &str) -> Arc<str> {
     }
 }
 
-pub(super) fn texts_of(session: &Session, text: &str, list: &[Arc<Judged>], governed: bool) -> Texts {
+pub(super) fn texts_of(text: &str, list: &[Arc<Judged>], governed: bool) -> Texts {
     if !governed {
-        return if session.protected() {
-            Texts {
-                sent: Arc::default(),
-                client: Arc::default(),
-                segments: Arc::from([]),
-            }
-        } else {
-            Texts::default()
-        };
+        return Texts::default();
     }
     let mut sent = String::new();
     let mut segments = Vec::new();
