@@ -10,10 +10,12 @@
 
 pub mod policy;
 mod schema;
+pub mod sink;
 
-pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-pub use policy::{DatabaseAccessPolicy, DatabaseAccessPolicySpec};
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+pub use policy::{DatabaseAccessPolicy, DatabaseAccessPolicySpec, DatabaseAccessPolicyStatus};
 pub use schema::{crds_yaml, spec_schema};
+pub use sink::{LineageSink, LineageSinkSpec};
 
 /// The API group of every resource.
 pub const GROUP: &str = "weir.dev";

@@ -1,6 +1,6 @@
 //! `DatabaseAccessPolicy`: who may do what with which data of one database.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,10 +17,15 @@ use serde_json::json;
     shortname = "dap",
     category = "weir",
     namespaced,
+    status = "DatabaseAccessPolicyStatus",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
     printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.mode"}"#,
-    printcolumn = r#"{"name":"Host","type":"string","jsonPath":".spec.database.host"}"#,
-    printcolumn = r#"{"name":"Default","type":"string","jsonPath":".spec.defaultAction"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+    printcolumn = r#"{"name":"Matched","type":"integer","jsonPath":".status.matchedPods"}"#,
+    printcolumn = r#"{"name":"Enforced","type":"integer","jsonPath":".status.enforcedPods"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Host","type":"string","jsonPath":".spec.database.host","priority":1}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseAccessPolicySpec {
@@ -109,6 +114,149 @@ pub struct Database {
     /// The login used for the server. Left out, the application's own login passes through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+    /// TLS towards the application. Not judged where no operator runs.
+    #[serde(default, rename = "clientTLS")]
+    pub client_tls: ClientTls,
+    /// How the application's connections come to the sidecar. Not judged where no operator runs.
+    #[serde(default)]
+    pub capture: Capture,
+    /// Which of the host's addresses will do: Any, or ReadWrite for the one that takes writes (a primary behind a
+    /// headless name).
+    #[serde(default)]
+    pub target_session: TargetSession,
+}
+
+/// `spec.database.clientTLS`.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline, extend("x-kubernetes-validations" = [
+    json!({"rule": "!has(self.certificateSecretRef) || self.mode == 'Serve'",
+           "message": "certificateSecretRef belongs to mode Serve"})
+]))]
+pub struct ClientTls {
+    /// Plain: the application's request for TLS is answered with no, as a server without TLS does. Serve: with yes; an
+    /// application that verifies must trust `/var/run/weir/ca.crt`, or the given certificate's authority.
+    #[serde(default)]
+    pub mode: ClientTlsMode,
+    /// The Secret with `tls.crt` and `tls.key` that is shown to the application. Left out, Weir issues one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_secret_ref: Option<SecretRef>,
+}
+
+/// `spec.database.clientTLS.mode`.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(inline)]
+pub enum ClientTlsMode {
+    /// No TLS within the pod.
+    #[default]
+    Plain,
+    /// TLS for those who ask for it.
+    Serve,
+}
+
+/// `spec.database.capture`.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline, extend("x-kubernetes-validations" = [
+    json!({"rule": "has(self.env) == (self.mode == 'Env')", "message": "mode Env needs env, and mode Alias has none"})
+]))]
+pub struct Capture {
+    /// Alias: the host's name leads to the sidecar (hostAliases). Env: variables are rewritten, for hosts that are
+    /// addresses.
+    #[serde(default)]
+    pub mode: CaptureMode,
+    /// For Env: the variables of the application's containers that hold host, port or URL as literal values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<CaptureEnv>,
+}
+
+/// `spec.database.capture.mode`.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(inline)]
+pub enum CaptureMode {
+    /// By name.
+    #[default]
+    Alias,
+    /// By variables.
+    Env,
+}
+
+/// `spec.database.capture.env`.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline, extend("minProperties" = 1))]
+pub struct CaptureEnv {
+    /// Variables that hold the host, such as `PGHOST`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub host_variables: Vec<String>,
+    /// Variables that hold the port, such as `PGPORT`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub port_variables: Vec<String>,
+    /// Variables that hold a URL or a libpq connection string, such as `DATABASE_URL`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub url_variables: Vec<String>,
+}
+
+/// `spec.database.targetSession`.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(inline)]
+pub enum TargetSession {
+    /// The first address that answers.
+    #[default]
+    Any,
+    /// The one that takes writes.
+    ReadWrite,
+}
+
+/// `status`: what became of the policy.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseAccessPolicyStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Accepted, Enforced, Degraded and their sum, Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Running pods that the policy selects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matched_pods: Option<i32>,
+    /// Those of them whose sidecar acknowledged this generation and captures its endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforced_pods: Option<i32>,
+    /// Selected pods that run without a sidecar (the first 20 names).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uninjected_pods: Vec<String>,
+    /// How many those are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uninjected_pods_count: Option<i32>,
+    /// Pods whose sidecar was made before this policy named a host, port or Secret (the first 20 names).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart_needed_pods: Vec<String>,
+    /// How many those are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_needed_pods_count: Option<i32>,
+    /// Tables and columns that the database does not have, as sidecars report them (the first 20).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unresolved: Vec<UnresolvedName>,
+}
+
+/// A name of a policy that its database does not have.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct UnresolvedName {
+    /// Where the policy says it: `spec.masks[0].columns[1]`.
+    pub field: String,
+    /// The name.
+    pub name: String,
+    /// The database that does not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
 }
 
 fn postgresql_port() -> u16 {

@@ -4,6 +4,7 @@ use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
 use crate::policy::DatabaseAccessPolicy;
+use crate::sink::LineageSink;
 
 /// Bound of a string whose field gives none (Kubernetes charges CEL rules by these bounds).
 const STRING_MAX: u64 = 253;
@@ -17,24 +18,31 @@ const PROPERTIES_MAX: u64 = 64;
 /// # Errors
 /// A message, if a definition cannot be printed (our own mistake).
 pub fn crds_yaml() -> Result<Vec<(String, String)>, String> {
-    let mut definition =
-        serde_json::to_value(DatabaseAccessPolicy::crd()).map_err(|error| error.to_string())?;
-    for version in definition
-        .pointer_mut("/spec/versions")
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-    {
-        if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema/properties/spec") {
-            close(schema);
+    [
+        (
+            "databaseaccesspolicies.weir.dev.yaml",
+            DatabaseAccessPolicy::crd(),
+        ),
+        ("lineagesinks.weir.dev.yaml", LineageSink::crd()),
+    ]
+    .into_iter()
+    .map(|(name, definition)| {
+        let mut definition = serde_json::to_value(definition).map_err(|error| error.to_string())?;
+        for version in definition
+            .pointer_mut("/spec/versions")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema/properties/spec") {
+                close(schema);
+            }
         }
-    }
-    let yaml = serde_yaml::to_string(&definition).map_err(|error| error.to_string())?;
-    let header = "# Printed from crates/crd-types by `make generate`. Edit the types, not this file.\n";
-    Ok(vec![(
-        "databaseaccesspolicies.weir.dev.yaml".to_owned(),
-        format!("{header}{yaml}"),
-    )])
+        let yaml = serde_yaml::to_string(&definition).map_err(|error| error.to_string())?;
+        let header = "# Printed from crates/crd-types by `make generate`. Edit the types, not this file.\n";
+        Ok((name.to_owned(), format!("{header}{yaml}")))
+    })
+    .collect()
 }
 
 /// The schema of `spec`, as the definition has it. Whoever reads manifests checks them against this.
