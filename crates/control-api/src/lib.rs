@@ -7,6 +7,12 @@
 //!       └── tls: who may speak to whom; peer: who it is, read from its certificate; signed: snapshots that prove themselves
 //! ```
 
+pub mod client;
+pub mod identity;
+pub mod peer;
+pub mod signed;
+pub mod tls;
+
 /// Messages and services, made from `proto/control.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)] // reason: generated
 pub mod proto {
