@@ -32,8 +32,9 @@ check: deps-build ## formatting, lints, licences, generated files
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-generate: deps-build ## write the generated files again (crds/, docs/*.schema.json)
+generate: deps-build ## write the generated files again (crds/, docs/*.schema.json, expectations of odd pods)
 	WEIR_GENERATE=1 $(CARGO) test --locked -q -p crd-types -p receipts --lib
+	WEIR_GENERATE=1 $(CARGO) test --locked -q -p pod-injection --test it odd_pod
 
 bench: deps-bench ## pgbench: direct, through the sidecar, through pgbouncer; ratios
 	$(CARGO) build --locked --release --bin weir-sidecar

@@ -51,6 +51,10 @@ pub const ENV_CA_DIR: &str = "WEIR_CA_DIR";
 
 /// Mount of the token volume.
 pub const TOKEN_DIR: &str = "/var/run/weir/token";
+/// The token's file within it.
+pub const TOKEN_FILE: &str = "token";
+/// Audience of the token.
+pub const TOKEN_AUDIENCE: &str = "weir.dev/identity";
 /// Mount of the memory volume.
 pub const IDENTITY_DIR: &str = "/var/run/weir/identity";
 /// Mount of the spool volume.

@@ -43,7 +43,7 @@ impl Default for Settings {
         Self {
             image: format!("weir:{}", env!("CARGO_PKG_VERSION")),
             image_pull_policy: "IfNotPresent".to_owned(),
-            uid: 65_532,
+            uid: 15_090,
             operator: "weir-operator.weir-system.svc:9444".to_owned(),
             resources: Resources::default(),
             network_proxies: vec![
