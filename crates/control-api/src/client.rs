@@ -78,14 +78,6 @@ pub enum IssueProblem {
     /// An answer without a certificate.
     #[error("the operator's answer holds no certificate")]
     Empty,
-    /// The folder.
-    #[error("cannot keep the certificate in {path}: {error}")]
-    Keep {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
 }
 
 /// Obtains and renews.
@@ -112,6 +104,14 @@ impl IdentityClient {
     pub fn trust(&self) -> Trust {
         let kept = self.sender.borrow().as_ref().map(|held| held.trust.clone());
         kept.unwrap_or_else(|| self.config.bootstrap.clone())
+    }
+
+    /// For whoever hears of new roots over a verified connection (the policy stream): they count at once, and are kept.
+    pub fn trust_updates(&self) -> TrustUpdates {
+        TrustUpdates {
+            sender: self.sender.clone(),
+            dir: self.config.identity_dir.clone(),
+        }
     }
 
     /// Obtains and renews until the task is dropped. Failures are logged and tried again, ever slower.
@@ -175,16 +175,51 @@ impl IdentityClient {
             Some(bundle) if !bundle.roots.is_empty() => Trust::from_proto(bundle),
             _ => self.trust(),
         };
+        let identity = Identity::from_der(reply.chain, key.serialize_der());
+        // Proves that key and leaf belong together, and that the roots can be read, before the old ones go.
+        client_config(&trust, Some(&identity), Alpn::H2)?;
         let held = Held {
-            identity: Identity::from_der(reply.chain, key.serialize_der()),
+            // An answer that is due at once would be asked for again without end.
+            renew_at: reply.renew_at.max(now().saturating_add(1)),
+            identity,
             trust,
-            renew_at: reply.renew_at,
         };
-        keep(&self.config.identity_dir, &held).map_err(|error| IssueProblem::Keep {
-            path: self.config.identity_dir.clone(),
-            error,
-        })?;
+        keep_or_warn(&self.config.identity_dir, &held);
         Ok(held)
+    }
+}
+
+/// Takes over roots. Before anything is held there is nothing to do: the first answer brings them.
+#[derive(Debug, Clone)]
+pub struct TrustUpdates {
+    sender: watch::Sender<Option<Arc<Held>>>,
+    dir: PathBuf,
+}
+
+impl TrustUpdates {
+    /// Trusts `trust` from now on. A bundle without a usable root changes nothing: it would cut us off for good.
+    ///
+    /// # Errors
+    /// [`IdentityProblem`]
+    pub fn take(&self, trust: Trust) -> Result<(), IdentityProblem> {
+        trust.store()?;
+        let mut changed = None;
+        self.sender.send_if_modified(|held| match held {
+            Some(held) if held.trust != trust => {
+                let new = Arc::new(Held {
+                    trust,
+                    ..Held::clone(held)
+                });
+                changed = Some(Arc::clone(&new));
+                *held = new;
+                true
+            }
+            Some(_) | None => false,
+        });
+        if let Some(held) = changed {
+            keep_or_warn(&self.dir, &held);
+        }
+        Ok(())
     }
 }
 
@@ -216,6 +251,14 @@ pub fn jitter(most: Duration) -> Duration {
         return most;
     }
     most.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
+        .max(Duration::from_millis(1)) // zero would spin
+}
+
+/// Without the folder all works on; only a restart must ask anew.
+fn keep_or_warn(dir: &Path, held: &Held) {
+    if let Err(error) = keep(dir, held) {
+        tracing::warn!(%error, dir = %dir.display(), "the certificate cannot be kept");
+    }
 }
 
 fn keep(dir: &Path, held: &Held) -> io::Result<()> {

@@ -8,8 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -18,7 +22,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::identity::{Identity, IdentityProblem, Trust};
-use crate::peer::{Peer, read_peer};
+use crate::peer::{COLLECTOR_NAME, OPERATOR_NAME, Peer, read_peer};
 
 /// A handshake may take this long.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,10 +79,17 @@ pub fn client_config(
     identity: Option<&Identity>,
     alpn: Alpn,
 ) -> Result<rustls::ClientConfig, IdentityProblem> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(trust.store()?, provider())
+        .build()
+        .map_err(|error| IdentityProblem::Unreadable {
+            what: "root certificates",
+            why: error.to_string(),
+        })?;
     let builder = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| tls(&error))?
-        .with_root_certificates(trust.store()?);
+        .dangerous() // reason: the verifier is webpki's, with one question more
+        .with_custom_certificate_verifier(Arc::new(ControlPlane(verifier)));
     let mut config = match identity {
         Some(identity) => builder
             .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
@@ -86,6 +97,8 @@ pub fn client_config(
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = alpn.wire();
+    // A resumed session would keep what was verified under roots that count no more.
+    config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
 }
 
@@ -112,7 +125,7 @@ pub fn server_config(
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| tls(&error))?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(KnownPeer(verifier)))
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(|error| tls(&error))?;
     config.alpn_protocols = alpn.wire();
@@ -175,7 +188,7 @@ pub type SwappableConfig = Arc<ArcSwap<rustls::ServerConfig>>;
 /// Who is at the other end: in the extensions of every request.
 #[derive(Debug, Clone)]
 pub struct ConnectedPeer {
-    /// From its verified certificate; `None` without one, or with one that names nobody.
+    /// From its verified certificate; `None` without one.
     pub peer: Option<Peer>,
     /// Its leaf.
     pub leaf: Option<CertificateDer<'static>>,
@@ -289,15 +302,121 @@ async fn accept(
         .peer_certificates()
         .and_then(<[_]>::first)
         .map(|leaf| leaf.clone().into_owned());
-    let peer = leaf.as_ref().and_then(|leaf| match read_peer(leaf) {
-        Ok(peer) => Some(peer),
-        Err(problem) => {
-            tracing::warn!(%address, %problem, "a certificate of ours names nobody");
-            None
-        }
-    });
+    // The handshake has read it before: whoever names nobody is not let in.
+    let peer = match &leaf {
+        Some(leaf) => Some(
+            read_peer(leaf).map_err(|problem| io::Error::new(io::ErrorKind::PermissionDenied, problem))?,
+        ),
+        None => None,
+    };
     Ok(TlsConnection {
         stream,
         peer: ConnectedPeer { peer, leaf, address },
     })
+}
+
+fn refused(problem: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {
+    CertificateError::Other(OtherError(Arc::new(problem))).into()
+}
+
+/// The server is who its fixed name says: chain and name by webpki, then the SPIFFE name.
+#[derive(Debug)]
+struct ControlPlane(Arc<WebPkiServerVerifier>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the server is not {0}")]
+struct OtherServer(String);
+
+impl ServerCertVerifier for ControlPlane {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified =
+            self.0
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        let name = server_name.to_str();
+        let expected = match name.as_ref() {
+            OPERATOR_NAME => Peer::Operator,
+            COLLECTOR_NAME => Peer::Collector,
+            _ => return Err(refused(OtherServer("one that Weir knows".to_owned()))),
+        };
+        if read_peer(end_entity).map_err(refused)? != expected {
+            return Err(refused(OtherServer(name.into_owned())));
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// The client is somebody that Weir knows: chain by webpki, then the SPIFFE name.
+#[derive(Debug)]
+struct KnownPeer(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for KnownPeer {
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.0.verify_client_cert(end_entity, intermediates, now)?;
+        read_peer(end_entity).map_err(refused)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }

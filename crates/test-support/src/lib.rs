@@ -11,6 +11,7 @@
 //! Everything started here ends with the process that started it, also when that process is killed: each child has
 //! a watchdog that reads from a pipe only the test holds. Only recorded process ids are ever signalled.
 
+pub mod authority;
 mod binaries;
 mod certificates;
 pub mod drivers;
