@@ -7,3 +7,5 @@
 //!  API server ──admission──► admission (pods: pod-injection; policies: access-policy)
 //!  pods ──CSR, token──► identity ──► ca
 //! ```
+
+pub mod checks;
