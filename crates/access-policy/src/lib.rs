@@ -33,3 +33,10 @@ pub use manifest::{Manifest, Problem, compile};
 pub use policy::{DatabasePolicy, Endpoint, PolicyMode, PolicySet, ReceiptMode, Subject};
 pub use predicate::Predicate;
 pub use secret::{NoSecrets, SecretBytes, SecretKey, SecretSource};
+
+/// `unknown field "mask"; did you mean "masks"?`: the words for a field that is not there, for whoever reads other
+/// manifests than policies.
+#[must_use]
+pub fn unknown_field<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
+    yaml::unknown("field", name, known)
+}

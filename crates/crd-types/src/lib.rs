@@ -14,7 +14,7 @@ pub mod sink;
 
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 pub use policy::{DatabaseAccessPolicy, DatabaseAccessPolicySpec, DatabaseAccessPolicyStatus};
-pub use schema::{crds_yaml, spec_schema};
+pub use schema::{crds_yaml, sink_schema, spec_schema};
 pub use sink::{LineageSink, LineageSinkSpec};
 
 /// The API group of every resource.

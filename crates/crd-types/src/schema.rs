@@ -47,7 +47,15 @@ pub fn crds_yaml() -> Result<Vec<(String, String)>, String> {
 
 /// The schema of `spec`, as the definition has it. Whoever reads manifests checks them against this.
 pub fn spec_schema() -> Value {
-    let definition = serde_json::to_value(DatabaseAccessPolicy::crd()).unwrap_or(Value::Null);
+    closed_spec(serde_json::to_value(DatabaseAccessPolicy::crd()).unwrap_or(Value::Null))
+}
+
+/// The same of a sink.
+pub fn sink_schema() -> Value {
+    closed_spec(serde_json::to_value(LineageSink::crd()).unwrap_or(Value::Null))
+}
+
+fn closed_spec(definition: Value) -> Value {
     let mut schema = definition
         .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec")
         .cloned()

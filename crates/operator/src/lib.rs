@@ -9,3 +9,4 @@
 //! ```
 
 pub mod checks;
+pub mod webhook;
