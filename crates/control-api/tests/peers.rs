@@ -1,5 +1,7 @@
 //! Every wrong pairing is refused, over real TLS on loopback.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // reason: tests
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
