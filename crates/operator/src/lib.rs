@@ -8,5 +8,6 @@
 //!  pods ──CSR, token──► identity ──► ca
 //! ```
 
+pub mod ca;
 pub mod checks;
 pub mod webhook;
