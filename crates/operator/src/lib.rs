@@ -10,4 +10,20 @@
 
 pub mod ca;
 pub mod checks;
+pub mod events;
+pub mod lease;
+pub mod metrics;
+pub mod peers;
+pub mod preflight;
+pub mod reports;
+pub mod run;
+pub mod settings;
+pub mod sinks;
+pub mod snapshots;
+pub mod status;
+pub mod streams;
+pub mod view;
+pub mod watches;
 pub mod webhook;
+pub mod world;
+pub mod writer;
