@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::log::PlacedGroup;
 
 /// Counts up when the tables change; an index of another number is made anew.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -22,6 +22,9 @@ CREATE TABLE groups (boot BLOB NOT NULL, first_seq INTEGER NOT NULL, count INTEG
   root BLOB NOT NULL, PRIMARY KEY (boot, first_seq)) WITHOUT ROWID;
 CREATE TABLE chains (boot BLOB PRIMARY KEY, next_seq INTEGER NOT NULL, last_leaf BLOB NOT NULL, program TEXT,
   closed INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE peers (boot BLOB PRIMARY KEY, pod TEXT NOT NULL, namespace TEXT NOT NULL, workload TEXT NOT NULL,
+  lost INTEGER) WITHOUT ROWID;
+CREATE INDEX peers_pod ON peers (pod);
 CREATE TABLE events (idx INTEGER NOT NULL, part INTEGER NOT NULL, kind TEXT NOT NULL, time_us INTEGER NOT NULL,
   boot BLOB NOT NULL, seq INTEGER NOT NULL, session BLOB, statement INTEGER,
   workload TEXT, user TEXT, agent TEXT, run TEXT, application TEXT, database_user TEXT, assurance TEXT,
@@ -44,10 +47,11 @@ CREATE TABLE transactions (session BLOB NOT NULL, number INTEGER NOT NULL, state
 ";
 
 /// Tables of the canonical dump, with the order of their rows.
-const DUMP: [(&str, &str); 7] = [
+const DUMP: [(&str, &str); 8] = [
     ("meta", "name"),
     ("groups", "boot, first_seq"),
     ("chains", "boot"),
+    ("peers", "boot"),
     ("events", "idx, part"),
     ("touches", "relation, idx, part, action"),
     ("edges", "source, target, transformation, mask, idx"),
@@ -165,6 +169,28 @@ pub struct AuditRow {
     /// State of its transaction, where known.
     pub transaction: Option<String>,
 }
+
+/// The pod that delivers a chain, from its verified certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainPod {
+    /// UID of the pod.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// SPIFFE ID without the pod.
+    pub workload: String,
+}
+
+/// A chain without an end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpenChain {
+    pub(crate) boot: BootId,
+    pub(crate) next_seq: u64,
+    pub(crate) pod: ChainPod,
+}
+
+/// Begins the reason of the gap that stands for the end of a gone pod's chain.
+pub(crate) const POD_GONE: &str = "pod gone without closing its chain";
 
 /// What the index knows of a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -297,6 +323,54 @@ impl Index {
             })
             .optional()?;
         Ok(found)
+    }
+
+    /// The pod that delivers a chain, where one was seen.
+    ///
+    /// # Errors
+    /// [`IndexError::Sqlite`]
+    pub fn pod_of(&self, boot: &BootId) -> Result<Option<ChainPod>, IndexError> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT pod, namespace, workload FROM peers WHERE boot = ?1")?
+            .query_row(params![boot.0], |row| {
+                Ok(ChainPod {
+                    uid: row.get(0)?,
+                    namespace: row.get(1)?,
+                    workload: row.get(2)?,
+                })
+            })
+            .optional()?)
+    }
+
+    /// Chains that pods delivered and that have neither an end nor a gap in its place.
+    pub(crate) fn open_pod_chains(&self) -> Result<Vec<OpenChain>, IndexError> {
+        self.pod_chains("c.closed = 0 AND p.lost IS NULL", 0)
+    }
+
+    /// Chains of gone pods that were ended by a gap, since that log index.
+    pub(crate) fn lost_chains(&self, since: u64) -> Result<Vec<OpenChain>, IndexError> {
+        self.pod_chains("p.lost >= ?1", since)
+    }
+
+    fn pod_chains(&self, condition: &str, since: u64) -> Result<Vec<OpenChain>, IndexError> {
+        let mut statement = self.connection.prepare(&format!(
+            "SELECT p.boot, c.next_seq, p.pod, p.namespace, p.workload FROM peers p JOIN chains c ON c.boot = p.boot
+             WHERE {condition} AND ?1 >= 0 ORDER BY p.boot"
+        ))?;
+        let rows = statement.query_map(params![since], |row| {
+            let boot: Vec<u8> = row.get(0)?;
+            Ok(OpenChain {
+                boot: BootId::from_slice(&boot).unwrap_or(BootId([0; 16])),
+                next_seq: row.get(1)?,
+                pod: ChainPod {
+                    uid: row.get(2)?,
+                    namespace: row.get(3)?,
+                    workload: row.get(4)?,
+                },
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// The stored group that starts there: (count, index, root).
@@ -651,6 +725,10 @@ fn add_event(transaction: &Transaction<'_>, index: u64, part: u32, bytes: &[u8])
             reason: Some(policies_in_words(change)),
             ..Row::default()
         },
+        Body::ChainPeer(peer) => Row {
+            reason: Some(format!("{} is delivered by {}", peer.boot, peer.peer)),
+            ..Row::default()
+        },
         Body::ChainOpen(_) | Body::Recovered(_) => Row::default(),
     };
     row.session = row.session.or(session);
@@ -672,18 +750,56 @@ fn add_event(transaction: &Transaction<'_>, index: u64, part: u32, bytes: &[u8])
         Body::Intent(intent) => add_touches(transaction, index, part, &intent.start)?,
         Body::Deny(deny) => add_touches(transaction, index, part, &deny.start)?,
         Body::Recovered(recovered) => add_event(transaction, index, part + 1, recovered.event.as_bytes())?,
+        // Only the collector's word counts: a sidecar that says so of itself, or of another, binds nothing.
+        Body::ChainPeer(peer) if is_collector(transaction, &proxy.boot)? => {
+            if let Some(pod) = read_pod(&peer.peer) {
+                transaction.execute(
+                    "INSERT OR IGNORE INTO peers VALUES (?1, ?2, ?3, ?4, NULL)",
+                    params![peer.boot.0, pod.uid, pod.namespace, pod.workload],
+                )?;
+            }
+        }
+        Body::Gap(gap) if gap.reason.starts_with(POD_GONE) && is_collector(transaction, &proxy.boot)? => {
+            transaction.execute(
+                "UPDATE peers SET lost = ?2 WHERE boot = ?1 AND lost IS NULL",
+                params![gap.boot.0, index],
+            )?;
+        }
         Body::SessionOpen(_)
         | Body::SessionClose(_)
         | Body::AuthFail(_)
         | Body::OutcomeUnknown(_)
         | Body::Gap(_)
+        | Body::ChainPeer(_)
         | Body::PolicyChange(_) => {}
     }
     Ok(())
 }
 
+/// A sidecar can call itself anything: whatever a pod delivers is no collector.
+fn is_collector(transaction: &Transaction<'_>, boot: &BootId) -> Result<bool, IndexError> {
+    Ok(transaction
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM chains WHERE boot = ?1 AND program LIKE 'weir-collector%')
+               AND NOT EXISTS (SELECT 1 FROM peers WHERE boot = ?1)",
+        )?
+        .query_row(params![boot.0], |row| row.get(0))?)
+}
+
+fn read_pod(uri: &str) -> Option<ChainPod> {
+    match control_api::peer::read_uri(uri) {
+        Ok(control_api::peer::Peer::Pod(pod)) => Some(ChainPod {
+            workload: pod.workload(),
+            namespace: pod.namespace,
+            uid: pod.pod_uid,
+        }),
+        Ok(control_api::peer::Peer::Operator | control_api::peer::Peer::Collector) | Err(_) => None,
+    }
+}
+
 fn gap_in_words(gap: &receipts::Gap) -> String {
     match (gap.from, gap.to, gap.count) {
+        (Some(from), None, None) => format!("events {from}.. of {}: {}", gap.boot, gap.reason),
         (Some(from), Some(to), _) => format!("events {from}..={to} of {}: {}", gap.boot, gap.reason),
         (_, _, Some(count)) => format!("{count} events of {}: {}", gap.boot, gap.reason),
         _ => format!("{}: {}", gap.boot, gap.reason),
@@ -706,8 +822,25 @@ fn insert_row(
     event: &Event,
     row: &Row<'_>,
 ) -> Result<(), IndexError> {
-    let claim = |claim: fn(&Who) -> &receipts::Claim| row.who.and_then(|who| claim(who).value.clone());
-    let assurance = row.who.map(|who| {
+    // A sidecar's word for itself proves nothing: the workload is verified where the delivering pod's certificate said it.
+    let proved: Option<String> = transaction
+        .prepare_cached("SELECT workload FROM peers WHERE boot = ?1")?
+        .query_row(params![event.proxy.boot.0], |row| row.get(0))
+        .optional()?;
+    let who = row.who.map(|who| {
+        let mut who = who.clone();
+        match proved {
+            Some(workload) => who.workload = receipts::Claim::verified(workload),
+            None if who.workload.assurance == receipts::Assurance::Verified => {
+                who.workload.assurance = receipts::Assurance::Asserted;
+            }
+            None => {}
+        }
+        who
+    });
+    let who = who.as_ref();
+    let claim = |claim: fn(&Who) -> &receipts::Claim| who.and_then(|who| claim(who).value.clone());
+    let assurance = who.map(|who| {
         let marks: Vec<&str> = [&who.workload, &who.user, &who.agent, &who.run, &who.database_user]
             .iter()
             .map(|claim| match claim.assurance {

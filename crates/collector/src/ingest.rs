@@ -11,12 +11,14 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use receipts::{
-    Body, BootId, ChainClose, ChainOpen, ChainWriter, Claim, Digest, EventHeader, Gap, GapChain,
+    Body, BootId, ChainClose, ChainOpen, ChainPeer, ChainWriter, Claim, Digest, EventHeader, Gap, GapChain,
     PreviousBoot, SignedGroup, SigningKey, sign_group,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::index::{Index, IndexError, KnownChain};
+use control_api::peer::PodIdentity;
+
+use crate::index::{Index, IndexError, KnownChain, OpenChain, POD_GONE};
 use crate::log::{Log, LogError};
 
 /// Answer to one request.
@@ -74,6 +76,12 @@ pub enum IngestError {
         /// What there is.
         size: u64,
     },
+    /// The chain is another pod's.
+    #[error("the chain {boot} is delivered by another pod")]
+    OtherPod {
+        /// The process.
+        boot: BootId,
+    },
     /// The log cannot be written.
     #[error("the log cannot be written: {0}")]
     Log(String),
@@ -89,6 +97,8 @@ pub struct Request {
     pub groups: Vec<SignedGroup>,
     /// Size of the log that the sender has verified; 0 for none.
     pub seen_size: u64,
+    /// Who sends, from its verified certificate; `None` where nobody is asked for one.
+    pub pod: Option<PodIdentity>,
 }
 
 /// The one who writes the log.
@@ -103,6 +113,8 @@ pub struct Ingest {
     own_waiting: Vec<SignedGroup>,
     chains: HashMap<BootId, KnownChain>,
     told_holes: HashSet<(BootId, u64)>,
+    /// Pods that were named since the last append.
+    new_pods: HashMap<BootId, String>,
 }
 
 enum Check {
@@ -133,6 +145,7 @@ impl Ingest {
             own_waiting: Vec::new(),
             chains: HashMap::new(),
             told_holes: HashSet::new(),
+            new_pods: HashMap::new(),
         };
         let open = ChainOpen {
             program: concat!("weir-collector ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -172,7 +185,10 @@ impl Ingest {
                     planned.push((boot, first, count, Err(*slot)));
                     continue;
                 }
-                match self.check(&group) {
+                let checked = self
+                    .check_pod(request.pod.as_ref(), &group)
+                    .and_then(|()| self.check(&group));
+                match checked {
                     Ok(Check::There(index)) => planned.push((boot, first, count, Ok(index))),
                     Ok(Check::New) => {
                         in_batch.insert((boot, first), (append.len(), group.header.root));
@@ -252,6 +268,67 @@ impl Ingest {
                 })
             })
             .collect()
+    }
+
+    /// A chain is told by the pod that told it first. The collector's own chain says which one that is, on disk together
+    /// with the first group.
+    fn check_pod(&mut self, pod: Option<&PodIdentity>, group: &SignedGroup) -> Result<(), IngestError> {
+        let Some(pod) = pod else { return Ok(()) };
+        let boot = group.header.boot;
+        let known = match self.new_pods.get(&boot) {
+            Some(uid) => Some(uid.clone()),
+            None => self.index.pod_of(&boot)?.map(|known| known.uid),
+        };
+        match known {
+            Some(uid) if uid == pod.pod_uid => Ok(()),
+            Some(_) => Err(IngestError::OtherPod { boot }),
+            // Our own chain, or one that was taken before pods had names: nobody can claim it now.
+            None if self.index.chain(&boot)?.is_some() => Err(IngestError::OtherPod { boot }),
+            None => {
+                // Whoever cannot sign for a chain shall not get it by being first.
+                group.verify().map_err(|problem| IngestError::BadGroup {
+                    boot,
+                    first_seq: group.header.first_seq,
+                    what: problem.to_string(),
+                })?;
+                self.say(Body::ChainPeer(ChainPeer {
+                    boot,
+                    peer: pod.uri(),
+                }))?;
+                self.new_pods.insert(boot, pod.pod_uid.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the chains of a gone pod that have no end: a signed gap says that nobody knows what came after. Once only,
+    /// also over restarts, because the index knows from the log which chains were ended so.
+    ///
+    /// # Errors
+    /// [`IngestError`]
+    pub(crate) fn end_chains_of(&mut self, uids: &HashSet<String>) -> Result<Vec<OpenChain>, IngestError> {
+        self.update_index()?;
+        let mut ended = Vec::new();
+        for chain in self.index.open_pod_chains()? {
+            if !uids.contains(&chain.pod.uid) {
+                continue;
+            }
+            self.say(Body::Gap(Gap {
+                chain: GapChain::Process,
+                boot: chain.boot,
+                from: Some(chain.next_seq),
+                to: None,
+                count: None,
+                from_us: None,
+                to_us: None,
+                reason: POD_GONE.to_owned(),
+            }))?;
+            ended.push(chain);
+        }
+        if !ended.is_empty() {
+            self.flush()?;
+        }
+        Ok(ended)
     }
 
     fn check(&mut self, group: &SignedGroup) -> Result<Check, IngestError> {
@@ -365,8 +442,12 @@ impl Ingest {
     /// # Errors
     /// [`IngestError::Index`]
     pub fn update_index(&mut self) -> Result<(), IngestError> {
-        let log = read(&self.log);
-        Ok(self.index.catch_up(&log)?)
+        self.index.catch_up(&read(&self.log))?;
+        if self.own_waiting.is_empty() {
+            // What they say is in the index now.
+            self.new_pods.clear();
+        }
+        Ok(())
     }
 
     /// Writes the last checkpoint to its file.

@@ -139,6 +139,9 @@ pub enum Body {
     /// Other policies are in force.
     #[serde(rename = "policy.change")]
     PolicyChange(PolicyChange),
+    /// The collector's word for which pod delivers a chain.
+    #[serde(rename = "chain.peer")]
+    ChainPeer(ChainPeer),
 }
 
 impl Body {
@@ -157,6 +160,7 @@ impl Body {
             Self::Gap(_) => "gap",
             Self::Recovered(_) => "recovered",
             Self::PolicyChange(_) => "policy.change",
+            Self::ChainPeer(_) => "chain.peer",
         }
     }
 }
@@ -740,6 +744,16 @@ pub struct PolicyChange {
     pub origin: String,
 }
 
+/// `chain.peer`: in the collector's own chain, before the first group that the pod delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ChainPeer {
+    /// The process.
+    pub boot: BootId,
+    /// SPIFFE ID of the pod, from its verified certificate: `spiffe://TD/ns/NS/sa/SA/pod/UID`.
+    pub peer: String,
+}
+
 /// One policy in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -908,7 +922,11 @@ impl Body {
                 }
                 true
             }
-            Self::ChainClose(_) | Self::SessionClose(_) | Self::OutcomeUnknown(_) | Self::Gap(_) => false,
+            Self::ChainClose(_)
+            | Self::SessionClose(_)
+            | Self::OutcomeUnknown(_)
+            | Self::Gap(_)
+            | Self::ChainPeer(_) => false,
         }
     }
 }

@@ -24,7 +24,7 @@ mod verify;
 
 pub use chain::{ChainWriter, EncodedEvent};
 pub use event::{
-    Action, ActionStart, Assurance, AuthFail, Body, ChainClose, ChainOpen, Claim, Deny, EVENT_BYTES_MAX,
+    Action, ActionStart, Assurance, AuthFail, Body, ChainClose, ChainOpen, ChainPeer, Claim, Deny, EVENT_BYTES_MAX,
     Event, EventHeader, Gap, GapChain, Intent, LogHead, Outcome, OutcomeStatus, OutcomeUnknown, OutputColumn,
     Place, PolicyChange, PolicyState, PreviousBoot, ProcessLink, ReadEvent, Recovered, RelationAction,
     RelationUse, Rule, SessionClose, SessionLink, SessionOpen, Source, StatementLink, TEXT_BYTES_MAX,

@@ -108,6 +108,13 @@ fn samples(key: &SigningKey) -> Vec<(Option<SessionId>, Body)> {
             }),
         ),
         (
+            None,
+            Body::ChainPeer(ChainPeer {
+                boot: BootId([6; 16]),
+                peer: "spiffe://cluster.local/ns/shop/sa/report-agent/pod/9f0c".to_owned(),
+            }),
+        ),
+        (
             s,
             Body::SessionOpen(SessionOpen {
                 who: Arc::clone(&start_1.who),
@@ -272,7 +279,7 @@ fn published_schema() {
     let mut bodies = samples(&key);
     bodies.extend(losses());
     let kinds: std::collections::BTreeSet<_> = bodies.iter().map(|(_, body)| body.kind()).collect();
-    assert_eq!(kinds.len(), 12, "one sample of each kind");
+    assert_eq!(kinds.len(), 13, "one sample of each kind");
     for event in encode(&key, bodies) {
         let value: serde_json::Value = serde_json::from_slice(&event.bytes).unwrap();
         if let Err(error) = validator.validate(&value) {

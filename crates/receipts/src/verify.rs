@@ -520,7 +520,7 @@ impl Verifier {
                     session.intents.remove(&deny.start.statement);
                 }
             }
-            Body::SessionOpen(_) | Body::AuthFail(_) | Body::PolicyChange(_) => {}
+            Body::SessionOpen(_) | Body::AuthFail(_) | Body::PolicyChange(_) | Body::ChainPeer(_) => {}
         }
     }
 

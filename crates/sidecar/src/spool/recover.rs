@@ -265,7 +265,11 @@ impl Found {
             Body::Gap(gap) => {
                 self.told_gaps.insert((gap.boot, gap.from, gap.to));
             }
-            Body::ChainOpen(_) | Body::ChainClose(_) | Body::AuthFail(_) | Body::PolicyChange(_) => {}
+            Body::ChainOpen(_)
+            | Body::ChainClose(_)
+            | Body::AuthFail(_)
+            | Body::PolicyChange(_)
+            | Body::ChainPeer(_) => {}
         }
     }
 
