@@ -28,6 +28,8 @@ use receipts::{RangeHeader, RangeVersion, Receipt, SignedGroup};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use control_api::peer::PodIdentity;
+
 use crate::index::{AuditFilter, Index};
 use crate::ingest::{IngestAnswer, IngestError, Request, read};
 use crate::lineage::Direction;
@@ -36,16 +38,27 @@ use crate::metrics::{Metrics, Reason, ReasonLabel};
 use crate::tree::{TILE_WIDTH, parse_number_path};
 
 /// A sidecar sends about 1 MiB; a single group of the largest events is 17 MiB.
-const BODY_BYTES_MAX: usize = 24 << 20;
+pub(crate) const BODY_BYTES_MAX: usize = 24 << 20;
 /// Events of one page of groups.
 const PAGE_EVENTS: u64 = 4096;
+
+/// Work of the ingest thread.
+pub(crate) enum Job {
+    /// Groups.
+    Take(Request, oneshot::Sender<Result<IngestAnswer, IngestError>>),
+    /// Pods are gone: end their chains.
+    End(
+        std::collections::HashSet<String>,
+        oneshot::Sender<Result<Vec<crate::index::OpenChain>, IngestError>>,
+    ),
+}
 
 /// What all pages share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) log: Arc<RwLock<Log>>,
     pub(crate) index_path: Arc<std::path::PathBuf>,
-    pub(crate) ingest: SyncSender<(Request, oneshot::Sender<Result<IngestAnswer, IngestError>>)>,
+    pub(crate) ingest: SyncSender<Job>,
     pub(crate) metrics: Metrics,
 }
 
@@ -94,9 +107,18 @@ pub struct GroupsPage {
     pub size: u64,
 }
 
+/// Everything, for whoever reaches the socket.
 pub(crate) fn pages(shared: Shared) -> Router {
-    Router::new()
+    let ingest = Router::new()
         .route("/v1/ingest", post(ingest))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(shared.clone());
+    questions(shared).merge(ingest)
+}
+
+/// What only reads.
+pub(crate) fn questions(shared: Shared) -> Router {
+    Router::new()
         .route("/v1/audit", get(audit))
         .route("/v1/lineage", get(lineage))
         .route("/v1/groups", get(groups))
@@ -107,12 +129,11 @@ pub(crate) fn pages(shared: Shared) -> Router {
         .route("/checkpoint", get(checkpoint))
         .route("/log/key", get(log_key))
         .route("/tile/{*path}", get(tile))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(shared)
 }
 
 /// A failure as text with a status.
-struct Failure(StatusCode, String);
+pub(crate) struct Failure(pub(crate) StatusCode, pub(crate) String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -146,6 +167,16 @@ async fn ingest(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<IngestAnswer>, Failure> {
+    take_in(&shared, &headers, &body, None).await
+}
+
+/// Hands groups to the ingest thread and waits for its answer.
+pub(crate) async fn take_in(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: &[u8],
+    pod: Option<PodIdentity>,
+) -> Result<Json<IngestAnswer>, Failure> {
     let seen_size = headers
         .get("weir-seen-size")
         .and_then(|value| value.to_str().ok())
@@ -156,7 +187,7 @@ async fn ingest(
                 "weir-seen-size is not a number".to_owned(),
             )
         })?;
-    let groups = read_groups(&body)
+    let groups = read_groups(body)
         .ok_or_else(|| Failure(StatusCode::BAD_REQUEST, "not a list of signed groups".to_owned()))?;
     let (count, events) = (
         groups.len() as u64,
@@ -171,7 +202,12 @@ async fn ingest(
             .inc();
         Failure(status, text)
     };
-    match shared.ingest.try_send((Request { groups, seen_size }, answer)) {
+    let request = Request {
+        groups,
+        seen_size,
+        pod,
+    };
+    match shared.ingest.try_send(Job::Take(request, answer)) {
         Ok(()) => {}
         Err(TrySendError::Full(_)) => {
             return Err(refuse(
@@ -199,6 +235,7 @@ async fn ingest(
                 IngestError::BadGroup { .. } => (Reason::BadGroup, StatusCode::UNPROCESSABLE_ENTITY),
                 IngestError::Fork { .. } => (Reason::Fork, StatusCode::CONFLICT),
                 IngestError::SeenMore { .. } => (Reason::SeenMore, StatusCode::CONFLICT),
+                IngestError::OtherPod { .. } => (Reason::OtherPod, StatusCode::FORBIDDEN),
                 IngestError::Log(_) => (Reason::Log, StatusCode::SERVICE_UNAVAILABLE),
                 IngestError::Index(_) => (Reason::Index, StatusCode::SERVICE_UNAVAILABLE),
             };

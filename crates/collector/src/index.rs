@@ -348,15 +348,18 @@ impl Index {
         self.pod_chains("c.closed = 0 AND p.lost IS NULL", 0)
     }
 
-    /// Chains of gone pods that were ended by a gap, since that log index.
-    pub(crate) fn lost_chains(&self, since: u64) -> Result<Vec<OpenChain>, IndexError> {
-        self.pod_chains("p.lost >= ?1", since)
+    /// Chains of gone pods that were ended by a gap, since that time.
+    pub(crate) fn lost_chains(&self, since_us: i64) -> Result<Vec<OpenChain>, IndexError> {
+        self.pod_chains(
+            "EXISTS (SELECT 1 FROM events e WHERE e.idx = p.lost AND e.time_us >= ?1)",
+            since_us,
+        )
     }
 
-    fn pod_chains(&self, condition: &str, since: u64) -> Result<Vec<OpenChain>, IndexError> {
+    fn pod_chains(&self, condition: &str, since: i64) -> Result<Vec<OpenChain>, IndexError> {
         let mut statement = self.connection.prepare(&format!(
             "SELECT p.boot, c.next_seq, p.pod, p.namespace, p.workload FROM peers p JOIN chains c ON c.boot = p.boot
-             WHERE {condition} AND ?1 >= 0 ORDER BY p.boot"
+             WHERE {condition} AND ?1 IS NOT NULL ORDER BY p.boot"
         ))?;
         let rows = statement.query_map(params![since], |row| {
             let boot: Vec<u8> = row.get(0)?;

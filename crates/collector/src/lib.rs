@@ -16,12 +16,17 @@ mod ingest;
 mod lineage;
 mod log;
 mod metrics;
+mod operator;
+mod peers;
 mod serve;
+mod sinks;
 mod tree;
 
 pub use http::{GroupsPage, Status, export_range, status_of};
-pub use index::{AuditFilter, AuditRow, Index, IndexError};
+pub use index::{AuditFilter, AuditRow, ChainPod, Index, IndexError};
 pub use ingest::{Ingest, IngestAnswer, IngestError, Placed, Request};
 pub use lineage::{Direction, Edge, Lineage};
 pub use log::{Log, LogError, LogVerifier, PlacedGroup, is_live, verify_log};
+pub use operator::OperatorConfig;
 pub use serve::{Config, serve};
+pub use sinks::{LoopbackSinks, SinkOrder, read_sinks_file};

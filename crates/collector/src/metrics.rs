@@ -15,6 +15,30 @@ pub(crate) enum Reason {
     Log,
     Index,
     Busy,
+    /// The pod is gone.
+    Gone,
+    /// The chain is another pod's.
+    OtherPod,
+    /// More than one pod may send.
+    TooMuch,
+}
+
+/// Kinds of sinks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum SinkKind {
+    OpenLineage,
+    Stdout,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct KindLabel {
+    pub(crate) kind: SinkKind,
+}
+
+/// `namespace/name`; their number is bounded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SinkLabel {
+    pub(crate) sink: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -29,11 +53,37 @@ pub(crate) struct Metrics {
     pub(crate) refused: Family<ReasonLabel, Counter>,
     pub(crate) log_size: Gauge,
     pub(crate) index_failed: Gauge,
+    pub(crate) operator_connected: Gauge,
+    pub(crate) chains_lost: Counter,
+    pub(crate) sink_delivered: Family<KindLabel, Counter>,
+    pub(crate) sink_lag: Family<SinkLabel, Gauge>,
 }
 
 impl Metrics {
     pub(crate) fn register(&self) -> Registry {
-        let mut registry = Registry::with_prefix("weir_collector");
+        let mut whole = Registry::default();
+        let sinks = whole.sub_registry_with_prefix("weir_sink");
+        sinks.register(
+            "delivered",
+            "Events that sinks acknowledged",
+            self.sink_delivered.clone(),
+        );
+        sinks.register(
+            "lag",
+            "Entries of the log that the sink has not been asked to take",
+            self.sink_lag.clone(),
+        );
+        let registry = whole.sub_registry_with_prefix("weir_collector");
+        registry.register(
+            "operator_connected",
+            "1 while the operator is connected",
+            self.operator_connected.clone(),
+        );
+        registry.register(
+            "chains_lost",
+            "Chains of gone pods that had no end",
+            self.chains_lost.clone(),
+        );
         registry.register("groups", "Signed groups acknowledged", self.groups.clone());
         registry.register("events", "Events acknowledged", self.events.clone());
         registry.register("refused", "Requests not taken", self.refused.clone());
@@ -43,6 +93,6 @@ impl Metrics {
             "1 while the index cannot follow the log",
             self.index_failed.clone(),
         );
-        registry
+        whole
     }
 }

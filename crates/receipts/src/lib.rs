@@ -24,11 +24,12 @@ mod verify;
 
 pub use chain::{ChainWriter, EncodedEvent};
 pub use event::{
-    Action, ActionStart, Assurance, AuthFail, Body, ChainClose, ChainOpen, ChainPeer, Claim, Deny, EVENT_BYTES_MAX,
-    Event, EventHeader, Gap, GapChain, Intent, LogHead, Outcome, OutcomeStatus, OutcomeUnknown, OutputColumn,
-    Place, PolicyChange, PolicyState, PreviousBoot, ProcessLink, ReadEvent, Recovered, RelationAction,
-    RelationUse, Rule, SessionClose, SessionLink, SessionOpen, Source, StatementLink, TEXT_BYTES_MAX,
-    Transaction, TransactionState, Transformation, Verdict, Version, What, Who, read_event,
+    Action, ActionStart, Assurance, AuthFail, Body, ChainClose, ChainOpen, ChainPeer, Claim, Deny,
+    EVENT_BYTES_MAX, Event, EventHeader, Gap, GapChain, Intent, LogHead, Outcome, OutcomeStatus,
+    OutcomeUnknown, OutputColumn, Place, PolicyChange, PolicyState, PreviousBoot, ProcessLink, ReadEvent,
+    Recovered, RelationAction, RelationUse, Rule, SessionClose, SessionLink, SessionOpen, Source,
+    StatementLink, TEXT_BYTES_MAX, Transaction, TransactionState, Transformation, Verdict, Version, What,
+    Who, read_event,
 };
 pub use group::{
     GROUP_EVENTS_MAX, GroupHeader, GroupProblem, Receipt, ReceiptVersion, SignedGroup, SigningKey, sign_group,

@@ -39,6 +39,9 @@ impl Collector {
             listen,
             admin: None,
             data_dir: dir.to_owned(),
+            operator: None,
+            sinks: Vec::new(),
+            loopback_sinks: collector::LoopbackSinks::Refused,
         };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
