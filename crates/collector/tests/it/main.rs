@@ -8,6 +8,7 @@
 )]
 
 mod server;
+mod sinks;
 
 use std::sync::Arc;
 
@@ -104,7 +105,7 @@ impl Sidecar {
         self.group(bodies)
     }
 
-    fn start(
+    pub(crate) fn start(
         &mut self,
         command: &str,
         relations: Vec<(RelationAction, &str, &str)>,
@@ -155,7 +156,7 @@ pub(crate) fn session() -> SessionId {
     SessionId([7; 16])
 }
 
-fn output(name: &str, target: Option<&str>, source: &str, mask: Option<&str>) -> OutputColumn {
+pub(crate) fn output(name: &str, target: Option<&str>, source: &str, mask: Option<&str>) -> OutputColumn {
     OutputColumn {
         name: name.to_owned(),
         target: target.map(str::to_owned),
@@ -167,7 +168,7 @@ fn output(name: &str, target: Option<&str>, source: &str, mask: Option<&str>) ->
     }
 }
 
-fn action(start: ActionStart, transaction: Option<(u64, TransactionState)>) -> Body {
+pub(crate) fn action(start: ActionStart, transaction: Option<(u64, TransactionState)>) -> Body {
     Body::Action(Action {
         start,
         outcome: Outcome {

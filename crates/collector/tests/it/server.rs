@@ -86,7 +86,7 @@ fn post(address: &str, groups: &[SignedGroup]) -> std::io::Result<(u16, Vec<u8>)
     exchange(address, "POST /v1/ingest", &body)
 }
 
-fn accepted(address: &str, groups: &[SignedGroup]) -> IngestAnswer {
+pub(crate) fn accepted(address: &str, groups: &[SignedGroup]) -> IngestAnswer {
     let (status, body) = post(address, groups).unwrap();
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
     let answer: IngestAnswer = serde_json::from_slice(&body).unwrap();
@@ -102,7 +102,7 @@ fn accepted(address: &str, groups: &[SignedGroup]) -> IngestAnswer {
     answer
 }
 
-fn get(address: &str, page: &str) -> String {
+pub(crate) fn get(address: &str, page: &str) -> String {
     let (status, body) = exchange(address, &format!("GET {page}"), b"").unwrap();
     let text = String::from_utf8_lossy(&body).into_owned();
     assert_eq!(status, 200, "{page}: {text}");
