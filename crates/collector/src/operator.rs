@@ -192,10 +192,8 @@ impl Link {
                 self.orders.send_replace(Arc::new(orders));
             }
             Some(collector_order::Message::Gone(gone)) => {
-                if !gone.uids.is_empty() {
-                    tracing::info!(pods = gone.uids.len(), "pods are gone");
-                    self.gone.add(gone.uids);
-                }
+                tracing::info!(pods = gone.uids.len(), "pods are gone");
+                self.gone.add(gone.uids);
             }
             Some(collector_order::Message::Trust(bundle)) => {
                 if let Err(problem) = self.trust.take(Trust::from_proto(&bundle)) {
