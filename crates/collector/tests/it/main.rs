@@ -7,6 +7,7 @@
     reason = "helpers of tests fail loudly"
 )]
 
+mod cluster;
 mod server;
 mod sinks;
 

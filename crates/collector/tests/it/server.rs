@@ -54,7 +54,7 @@ impl Drop for Collector {
     }
 }
 
-fn exchange(address: &str, head: &str, body: &[u8]) -> std::io::Result<(u16, Vec<u8>)> {
+pub(crate) fn exchange(address: &str, head: &str, body: &[u8]) -> std::io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect(address)?;
     write!(
         stream,
