@@ -36,7 +36,7 @@ use crate::streams::{Hub, PoliciesService};
 use crate::view::WorldView;
 use crate::watches::{self, Watches};
 use crate::webhook::{self, Webhook};
-use crate::world::{Change, World};
+use crate::world::{Change, Listener, World};
 use crate::writer::Writer;
 
 /// Largest message of a sidecar or collector.
@@ -303,7 +303,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {address}"))
 }
 
-fn listeners(shared: &Shared, sinks: &SinksService) -> Vec<Box<dyn Fn(&Change) + Send + Sync>> {
+fn listeners(shared: &Shared, sinks: &SinksService) -> Vec<Listener> {
     let hub = Arc::clone(&shared.hub);
     let sinks = sinks.clone();
     let dirty = Arc::clone(&shared.reports.dirty);

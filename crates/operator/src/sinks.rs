@@ -219,6 +219,8 @@ impl SinksService {
         let mut gone = self.gone.subscribe();
         let mut changed = self.changed.subscribe();
         let mut keys = self.keys.clone();
+        // The collector has the roots of now: it could not have connected otherwise.
+        keys.mark_unchanged();
         let mut drain = self.drain.clone();
         let missing = self.world.missing(hello.open_pods.iter());
         for uids in missing.chunks(GONE_MAX) {

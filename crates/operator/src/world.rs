@@ -403,7 +403,8 @@ pub enum Change {
     Sink,
 }
 
-type Listener = Box<dyn Fn(&Change) + Send + Sync>;
+/// Hears of changes.
+pub type Listener = Box<dyn Fn(&Change) + Send + Sync>;
 
 /// All that is known. Shared; readers get `Arc`s and never wait for long.
 #[derive(Default)]
@@ -443,7 +444,7 @@ impl std::fmt::Debug for World {
 
 impl World {
     /// Says who hears of changes. Once; listeners must not block and must not call back for writing.
-    pub fn listen(&self, listeners: Vec<Box<dyn Fn(&Change) + Send + Sync>>) {
+    pub fn listen(&self, listeners: Vec<Listener>) {
         // A second call would be our own mistake, and the first listeners are the right ones.
         let _ = self.listeners.set(listeners);
     }
