@@ -9,8 +9,10 @@
 //! ```
 
 pub mod ca;
+pub mod certificates;
 pub mod checks;
 pub mod events;
+pub mod identity;
 pub mod lease;
 pub mod metrics;
 pub mod peers;

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use control_api::client::Held;
 use control_api::proto::peers_server::PeersServer;
 use control_api::proto::policies_server::PoliciesServer;
 use control_api::proto::sinks_server::SinksServer;
-use control_api::tls::{Alpn, ClientAuth, incoming, server_config};
+use control_api::tls::{SwappableConfig, incoming};
 use kube::Client;
 use kube::client::ClientBuilder;
 use prometheus_client::registry::Registry;
@@ -22,9 +21,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
-use crate::ca::Authority;
 use crate::ca::store::{Store, StoreConfig};
+use crate::certificates::{CaBundles, Certificates, TrustMap};
 use crate::events::Events;
+use crate::identity::{IdentitySettings, Issuer};
 use crate::lease;
 use crate::metrics::Metrics;
 use crate::peers::{PeersService, REPORT_BYTES_MAX, Teller};
@@ -63,6 +63,10 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     /// Our certificate and roots.
     pub keys: watch::Receiver<Option<Arc<Held>>>,
+    /// TLS of the admission port.
+    pub webhook_tls: SwappableConfig,
+    /// TLS of the gRPC port.
+    pub grpc_tls: SwappableConfig,
     /// Since when we hold the lease.
     pub holding: lease::Holding,
     /// Conditions of readiness.
@@ -84,10 +88,12 @@ pub async fn run(options: Options, settings: Settings) -> anyhow::Result<()> {
 
     let (trigger, drain) = drain::channel();
     tokio::spawn(trigger.clone().on_signals());
-    let mut conditions = watches::CONDITIONS.to_vec();
-    conditions.push("certificate");
-    let health = Health::new(&conditions);
-    let (keys_sender, keys) = watch::channel(None);
+    let health = Health::new(&watches::CONDITIONS);
+    let config = StoreConfig::new(&settings.namespace, &settings.trust_domain);
+    let store = Store::open(client.clone(), config).await?;
+    let authority = store.authority();
+    let certificates = Certificates::new(authority.clone(), settings.webhook_names(), &mut registry)?;
+    let keys = certificates.held();
     let (holding_sender, holding) = watch::channel(None);
     let world = Arc::new(World::default());
     let reports = Arc::new(Reports::default());
@@ -109,17 +115,35 @@ pub async fn run(options: Options, settings: Settings) -> anyhow::Result<()> {
         metrics,
         hub,
         keys,
+        webhook_tls: certificates.webhook(),
+        grpc_tls: certificates.grpc(),
         holding,
         health,
         drain,
     };
-    let config = StoreConfig::new(&shared.settings.namespace, &shared.settings.trust_domain);
-    let store = Store::open(shared.client.clone(), config).await?;
-    let authority = store.authority();
     let mut tasks = JoinSet::new();
-    tasks.spawn(store.run(leading(shared.holding.clone())));
-    let names = shared.settings.webhook_names();
-    tasks.spawn(keep_certificate(authority.clone(), names, keys_sender));
+    let leads = leading(shared.holding.clone());
+    tasks.spawn(store.run(leads.clone()));
+    tasks.spawn(certificates.run());
+    let bundles = CaBundles::new(shared.client.clone(), authority.clone(), &mut registry);
+    tasks.spawn(bundles.run(leads.clone()));
+    let map = TrustMap::new(
+        shared.client.clone(),
+        &shared.settings.namespace,
+        authority.clone(),
+    );
+    tasks.spawn(map.run(leads));
+    let issuer = Issuer::new(
+        shared.client.clone(),
+        authority.clone(),
+        IdentitySettings {
+            namespace: shared.settings.namespace.clone(),
+            collector_service_account: shared.settings.collector.service_account.clone(),
+            network_proxies: shared.settings.injection.network_proxies.clone(),
+        },
+        &mut registry,
+    );
+    let routes = Routes::new(issuer.into_server());
     shared.hub.issue_capture_with(Box::new(move |csr, hosts| {
         authority
             .borrow()
@@ -127,7 +151,7 @@ pub async fn run(options: Options, settings: Settings) -> anyhow::Result<()> {
             .map_err(|problem| problem.to_string())
     }));
     // The rest of `tasks` is aborted when it is dropped: nothing of it has to end in good order.
-    serve(shared, registry, trigger, holding_sender, Routes::default()).await
+    serve(shared, registry, trigger, holding_sender, routes).await
 }
 
 /// Whether we hold the lease, as the authority wants to know it.
@@ -143,38 +167,6 @@ fn leading(mut holding: lease::Holding) -> watch::Receiver<bool> {
         }
     });
     receiver
-}
-
-/// Our own certificate: made anew when 70 % of its life are over, or when the authority changed. By the wall clock,
-/// looked at every 30 seconds: timers do not see that a machine slept.
-async fn keep_certificate(
-    mut authority: watch::Receiver<Arc<Authority>>,
-    names: Vec<String>,
-    sender: watch::Sender<Option<Arc<Held>>>,
-) {
-    loop {
-        let current = Arc::clone(&authority.borrow_and_update());
-        match current.own(&names, control_api::client::now()) {
-            Ok(held) => {
-                sender.send_replace(Some(Arc::new(held)));
-            }
-            Err(problem) => tracing::error!(%problem, "no certificate of our own"),
-        }
-        loop {
-            let renew_at = sender.borrow().as_ref().map_or(0, |held| held.renew_at);
-            tokio::select! {
-                changed = authority.changed() => match changed {
-                    Ok(()) => break,
-                    Err(_) => return,
-                },
-                () = tokio::time::sleep(Duration::from_secs(30)) => {
-                    if control_api::client::now() >= renew_at {
-                        break;
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// A client that counts its requests.
@@ -349,15 +341,7 @@ async fn grpc(
     sinks: SinksService,
     routes: Routes,
 ) -> anyhow::Result<()> {
-    let mut keys = shared.keys.clone();
     let mut drain = shared.drain.clone();
-    let first = tokio::select! {
-        first = keys.wait_for(Option::is_some) => first?.clone(),
-        () = drain.reached(Stage::Draining) => return Ok(()),
-    };
-    let Some(first) = first else {
-        return Ok(());
-    };
     // Streams are accepted when they can be answered: an empty world would be told as "no policies".
     while shared
         .health
@@ -370,22 +354,6 @@ async fn grpc(
             () = drain.reached(Stage::Draining) => return Ok(()),
         }
     }
-    let tls = Arc::new(ArcSwap::from_pointee(tls_of(&first)?));
-    shared.health.set("certificate", true);
-    let swap = {
-        let tls = Arc::clone(&tls);
-        async move {
-            while keys.changed().await.is_ok() {
-                let held = keys.borrow_and_update().clone();
-                match held.as_deref().map(tls_of) {
-                    Some(Ok(config)) => tls.store(Arc::new(config)),
-                    Some(Err(error)) => tracing::error!(%error, "the new certificate does not serve"),
-                    None => {}
-                }
-            }
-            std::future::pending::<()>().await;
-        }
-    };
     let policies = PoliciesService {
         hub: Arc::clone(&shared.hub),
     };
@@ -398,50 +366,20 @@ async fn grpc(
         .add_service(PoliciesServer::new(policies).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(SinksServer::new(sinks).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(PeersServer::new(peers).max_decoding_message_size(REPORT_BYTES_MAX));
-    let server = tonic::transport::Server::builder()
+    tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .max_concurrent_streams(64)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming(listener, tls), async move {
+        .serve_with_incoming_shutdown(incoming(listener, Arc::clone(&shared.grpc_tls)), async move {
             drain.reached(Stage::Draining).await;
-        });
-    tokio::select! {
-        served = server => served.map_err(Into::into),
-        () = swap => Ok(()),
-    }
+        })
+        .await
+        .map_err(Into::into)
 }
 
-/// Admission is served as soon as there is a certificate; until the world is known it says so.
+/// Admission is served from the start; until the world is known it says so.
 async fn admission(shared: Shared, listener: TcpListener, metrics: webhook::Metrics) {
-    let mut keys = shared.keys.clone();
-    let http = |held: &Held| server_config(&held.trust, &held.identity, ClientAuth::Optional, Alpn::Http1);
-    let first = match keys.wait_for(Option::is_some).await {
-        Ok(first) => first.clone(),
-        Err(_) => return,
-    };
-    let tls = match first.as_deref().map(http) {
-        Some(Ok(config)) => Arc::new(ArcSwap::from_pointee(config)),
-        Some(Err(error)) => {
-            tracing::error!(%error, "admission cannot be served");
-            return;
-        }
-        None => return,
-    };
-    let swap = {
-        let tls = Arc::clone(&tls);
-        async move {
-            while keys.changed().await.is_ok() {
-                let held = keys.borrow_and_update().clone();
-                match held.as_deref().map(http) {
-                    Some(Ok(config)) => tls.store(Arc::new(config)),
-                    Some(Err(error)) => tracing::error!(%error, "the new certificate does not serve"),
-                    None => {}
-                }
-            }
-            std::future::pending::<()>().await;
-        }
-    };
     let view = WorldView {
         world: Arc::clone(&shared.world),
         health: shared.health.clone(),
@@ -453,22 +391,10 @@ async fn admission(shared: Shared, listener: TcpListener, metrics: webhook::Metr
         namespace: shared.settings.namespace.as_str().into(),
         metrics,
     };
-    tokio::select! {
-        served = webhook::serve(listener, tls, webhook, shared.drain.clone()) => if let Err(error) = served {
-            tracing::error!(%error, "admission ended");
-        },
-        () = swap => {}
+    let tls = Arc::clone(&shared.webhook_tls);
+    if let Err(error) = webhook::serve(listener, tls, webhook, shared.drain.clone()).await {
+        tracing::error!(%error, "admission ended");
     }
-}
-
-fn tls_of(held: &Held) -> anyhow::Result<rustls::ServerConfig> {
-    // Without a certificate one may ask for one, and nothing else: each service looks at who asks.
-    Ok(server_config(
-        &held.trust,
-        &held.identity,
-        ClientAuth::Optional,
-        Alpn::H2,
-    )?)
 }
 
 fn admin_pages(

@@ -28,8 +28,10 @@ impl Selectors {
         let mut by_label: HashMap<(String, String), Vec<usize>> = HashMap::new();
         let mut others = Vec::new();
         for (index, policy) in policies.iter().enumerate() {
-            let first = policy.selector.match_labels.iter().flatten().next();
-            match first {
+            let Some(selector) = &policy.selector else {
+                continue;
+            };
+            match selector.match_labels.iter().flatten().next() {
                 Some((key, value)) => by_label
                     .entry((key.clone(), value.clone()))
                     .or_default()
@@ -61,7 +63,7 @@ impl Selectors {
             .filter(|index| {
                 self.policies
                     .get(*index)
-                    .is_some_and(|policy| policy.namespace == namespace && selects(&policy.selector, labels))
+                    .is_some_and(|policy| policy.namespace == namespace && policy.selects(labels))
             })
             .collect();
         found.sort_unstable();

@@ -370,6 +370,7 @@ impl Policies for PoliciesService {
             pod,
             current: None,
             unanswered: VecDeque::new(),
+            version_min: 0,
         };
         // It ends with its peer, its pod or the process (`Hub::all_ended` waits for it).
         tokio::spawn(stream.run());
@@ -416,6 +417,8 @@ struct Stream {
     current: Option<Content>,
     /// Snapshots that were sent: version, and policies with their generations.
     unanswered: VecDeque<(u64, Vec<(String, i64)>)>,
+    /// The next version is at least this: another replica, with another clock, may have sent the one before.
+    version_min: u64,
 }
 
 impl Stream {
@@ -426,6 +429,7 @@ impl Stream {
                 .await;
             return;
         };
+        self.version_min = hello.version_in_force.saturating_add(1);
         let (id, wake, closed) = self.hub.register(&self.pod);
         self.hub
             .reports
@@ -566,7 +570,8 @@ impl Stream {
             return Ok(false);
         };
         let _permit = hub.pushes.acquire().await;
-        let version = hub.next();
+        let version = hub.next().max(self.version_min);
+        self.version_min = version.saturating_add(1);
         let issued_at = control_api::client::now();
         let valid = i64::try_from(hub.valid.as_secs()).unwrap_or(i64::MAX);
         let snapshot = content.snapshot(version, issued_at, issued_at.saturating_add(valid));

@@ -114,9 +114,8 @@ pub struct Policy {
     pub generation: i64,
     /// What sidecars get: apiVersion, kind, metadata {name, namespace, generation}, spec.
     pub manifest: Arc<str>,
-    /// `spec.podSelector`. One that cannot be read selects every pod: their sidecars then refuse the policy, in place
-    /// of never hearing of it.
-    pub selector: LabelSelector,
+    /// `spec.podSelector`. One that is missing or cannot be read selects no pod; the policy's status says what is wrong.
+    pub selector: Option<LabelSelector>,
     /// The typed object, as admission works with it. None where this operator is older than the definition.
     pub object: Option<Arc<DatabaseAccessPolicy>>,
     /// `spec.mode: Audit`.
@@ -128,6 +127,13 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether a pod with these labels is selected; the namespace is the caller's to compare.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector
+            .as_ref()
+            .is_some_and(|selector| crate::snapshots::selects(selector, labels))
+    }
+
     /// Makes it ready.
     ///
     /// # Errors
@@ -148,10 +154,14 @@ impl Policy {
             (Err(error), Ok(_)) => Err(format!("spec: {error}")),
             (_, compiled) => compiled,
         };
-        let selector = raw.spec.get("podSelector").cloned().unwrap_or_default();
+        // What is not there, or cannot be read, selects nothing: only `{}` says every pod.
+        let selector = raw
+            .spec
+            .get("podSelector")
+            .filter(|selector| selector.is_object());
         Ok(Self {
             compiled,
-            selector: serde_json::from_value(selector).unwrap_or_default(),
+            selector: selector.and_then(|selector| serde_json::from_value(selector.clone()).ok()),
             audits: raw.spec.get("mode").and_then(Value::as_str) == Some("Audit"),
             object: typed.ok().map(|spec| {
                 let mut object = DatabaseAccessPolicy::new(&name, spec);

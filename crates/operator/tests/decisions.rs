@@ -294,6 +294,23 @@ fn names_are_cut_at_twenty_beside_the_whole_count() {
     assert_eq!(answer.status.uninjected_pods_count, Some(25));
 }
 
+#[test]
+fn only_an_empty_selector_says_every_pod() {
+    let database = json!({"engine": "PostgreSQL", "host": "db"});
+    let selects = |spec: Value| policy_with("shop", "orders", spec).selects(&BTreeMap::new());
+    assert!(selects(json!({"podSelector": {}, "database": database})));
+    assert!(!selects(json!({"database": database})), "left out");
+    for unreadable in [
+        json!(null),
+        json!("app=report"),
+        json!({"matchLabels": ["app"]}),
+        json!([]),
+    ] {
+        let spec = json!({"podSelector": unreadable, "database": database});
+        assert!(!selects(spec), "{unreadable}");
+    }
+}
+
 fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
     prop::collection::btree_map("[a-c]", "[x-y]", 0..3)
 }
@@ -328,7 +345,7 @@ proptest! {
             .collect();
         let expected: Vec<&str> = all
             .iter()
-            .filter(|policy| policy.namespace == "shop" && selects(&policy.selector, &labels))
+            .filter(|policy| policy.namespace == "shop" && policy.selects(&labels))
             .map(|policy| policy.name.as_str())
             .collect();
         // Even where a caller mixes namespaces, and in whatever order.

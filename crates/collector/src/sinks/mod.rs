@@ -222,6 +222,12 @@ impl Sink {
     }
 
     async fn run(mut self) {
+        if self.waits_for_token() {
+            // The operator sends the sink again with it.
+            "waits for its token, which only the operator can bring".clone_into(&mut self.status.message);
+            self.tell();
+            return;
+        }
         self.tell();
         let way = match self.way() {
             Ok(way) => way,
@@ -237,13 +243,16 @@ impl Sink {
         }
     }
 
+    fn waits_for_token(&self) -> bool {
+        let spec = self.order.spec.as_ref().ok();
+        let open = spec.and_then(|spec| spec.open_lineage.as_ref());
+        self.order.token.is_empty() && open.is_some_and(|open| open.token_secret_ref.is_some())
+    }
+
     fn way(&self) -> Result<Way, String> {
         let spec = self.order.spec.as_ref().map_err(Clone::clone)?;
         match (&spec.open_lineage, &spec.stdout) {
             (Some(open), None) => {
-                if open.token_secret_ref.is_some() && self.order.token.is_empty() {
-                    return Err("waits for its token, which only the operator can bring".to_owned());
-                }
                 let timeout = Duration::from_secs(u64::from(open.timeout_seconds.clamp(1, 60)));
                 let endpoint = Endpoint::new(&open.url, &self.order.token, timeout, self.world.loopback)?;
                 Ok(Way::OpenLineage {
