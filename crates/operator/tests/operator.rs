@@ -5,22 +5,10 @@
 
 mod support;
 
-use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
-
-use control_api::proto::sinks_client::SinksClient;
-use control_api::proto::{self, collector_message, collector_order, sidecar_message};
-use serde_json::json;
-use support::{ApiServer, Issuer, Operator, Sidecar, captures, channel, condition, policy};
-use test_support::{Signal, wait_for_async};
-use tokio_stream::wrappers::ReceiverStream;
-
-const FIRST: (u16, u16, u16) = (9443, 9444, 8081);
-
 macro_rules! api_server {
     () => {
-        match support::binaries() {
-            Some(binaries) => ApiServer::start(&binaries).await,
+        match crate::support::binaries() {
+            Some(binaries) => crate::support::ApiServer::start(&binaries).await,
             None => {
                 eprintln!("not run: set WEIR_KUBE_BIN to the folder of etcd and kube-apiserver");
                 return;
@@ -28,6 +16,20 @@ macro_rules! api_server {
         }
     };
 }
+
+mod cases;
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use control_api::proto::sinks_client::SinksClient;
+use control_api::proto::{self, collector_message, collector_order, sidecar_message};
+use serde_json::json;
+use support::{Issuer, Operator, Sidecar, captures, channel, condition, policy};
+use test_support::{Signal, wait_for_async};
+use tokio_stream::wrappers::ReceiverStream;
+
+const FIRST: (u16, u16, u16) = (9443, 9444, 8081);
 
 /// An address of its own for each operator: replicas share their ports.
 fn address(last: u8) -> Ipv4Addr {

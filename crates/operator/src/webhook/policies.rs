@@ -86,6 +86,19 @@ pub(crate) fn refused(what: &str, problems: Vec<Cause>) -> Refused {
     }
 }
 
+/// Without what the API server keeps of its own: managed fields, owners, finalizers, status. It knows them, a policy
+/// file does not.
+fn as_written(object: &Value) -> Value {
+    let mut written = object.clone();
+    if let Some(fields) = written.as_object_mut() {
+        fields.remove("status");
+        if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.retain(|key, _| matches!(key.as_str(), "name" | "namespace"));
+        }
+    }
+    written
+}
+
 fn review(object: &Value) -> (Vec<Cause>, Vec<String>) {
     let name = object
         .pointer("/metadata/name")
@@ -93,7 +106,7 @@ fn review(object: &Value) -> (Vec<Cause>, Vec<String>) {
         .unwrap_or("policy");
     let manifest = Manifest {
         name: name.to_owned(),
-        text: object.to_string(),
+        text: as_written(object).to_string(),
     };
     let problems = match compile(&[manifest]) {
         Ok(_) => Vec::new(),
@@ -107,4 +120,35 @@ fn review(object: &Value) -> (Vec<Cause>, Vec<String>) {
             .collect(),
     };
     (problems, Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_adds_is_not_the_authors_mistake() {
+        let mut object = json!({
+            "apiVersion": "weir.dev/v1alpha1", "kind": "DatabaseAccessPolicy",
+            "metadata": {
+                "name": "orders", "namespace": "shop", "uid": "1", "resourceVersion": "1", "generation": 1,
+                "creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a/b"],
+                "managedFields": [{"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:spec": {}}}],
+                "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "2"}],
+            },
+            "spec": {"podSelector": {}, "database": {"engine": "PostgreSQL", "host": "db"}},
+            "status": {"matchedPods": 1},
+        });
+        assert_eq!(
+            review(&object).0.len(),
+            0,
+            "{:?}",
+            review(&object).0.first().map(|cause| &cause.message)
+        );
+        // What is the author's still is.
+        object["specs"] = json!({});
+        assert_eq!(review(&object).0.len(), 1);
+    }
 }

@@ -6,13 +6,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use control_api::TOKEN_AUDIENCE;
 use control_api::client::{Held, now};
 use control_api::identity::Identity;
 use control_api::peer::{OPERATOR_NAME, PodIdentity};
 use control_api::proto::policies_client::PoliciesClient;
 use control_api::proto::{self, operator_message, sidecar_message};
 use control_api::tls::{Alpn, client_config, connect_channel};
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Client, Config};
 use operator::ca::Authority;
@@ -68,7 +70,9 @@ impl ApiServer {
             format!("--initial-cluster=default={peer_url}"),
         ]);
         let etcd = Process::start(etcd, Path::new(&at("etcd.log")), Signal::Kill).expect("etcd");
-        let mut apiserver = Command::new(binaries.join("kube-apiserver"));
+        // Another version than the one beside etcd, for the same tests.
+        let apiserver = std::env::var_os("WEIR_KUBE_APISERVER").map(PathBuf::from);
+        let mut apiserver = Command::new(apiserver.unwrap_or_else(|| binaries.join("kube-apiserver")));
         apiserver.args([
             format!("--etcd-servers={etcd_url}"),
             format!("--secure-port={port}"),
@@ -141,7 +145,7 @@ impl ApiServer {
         self.folder.path()
     }
 
-    fn api(&self, api_version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+    pub(crate) fn api(&self, api_version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let mut resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
         if kind == "DatabaseAccessPolicy" {
@@ -171,9 +175,25 @@ impl ApiServer {
         .expect("applied")
     }
 
+    /// A pod's projected token, as the kubelet would ask for it.
+    pub(crate) async fn token(&self, namespace: &str, account: &str, pod: &str, uid: &str) -> String {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let request = serde_json::from_value(json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {},
+            "spec": {"audiences": [TOKEN_AUDIENCE], "expirationSeconds": 3600,
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}},
+        }))
+        .expect("a token request");
+        let answer = accounts
+            .create_token_request(account, &PostParams::default(), &request)
+            .await
+            .expect("a token");
+        answer.status.expect("a status").token
+    }
+
     fn api_of(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
         let api_version = match kind {
-            "Pod" | "Secret" => "v1",
+            "Pod" | "Secret" | "ConfigMap" => "v1",
             "Event" => "events.k8s.io/v1",
             "Lease" => "coordination.k8s.io/v1",
             _ => "weir.dev/v1alpha1",

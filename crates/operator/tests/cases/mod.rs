@@ -1,0 +1,4 @@
+//! What needs more of the cluster than policies and pods.
+
+mod admission;
+mod identity;
