@@ -95,6 +95,7 @@ pub fn of_policy(policy: &Policy, before: &[Condition], after: &[Condition]) -> 
         ("Accepted", "Invalid", true),
         ("Enforced", "Bypassed", true),
         ("Enforced", "NotCaptured", true),
+        ("Enforced", "Uninjected", true),
         ("Enforced", "Enforced", false),
         ("Degraded", "ReceiptsLost", true),
         ("Degraded", "UnresolvedNames", true),

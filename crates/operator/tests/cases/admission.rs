@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use test_support::{Signal, wait_for_async};
 
 use super::identity::rotate_roots;
-use crate::support::{ApiServer, Operator, policy};
+use crate::support::{self, ApiServer, Operator, policy};
 use crate::{FIRST, address};
 
 /// The chart's two configurations, but at an address in place of a Service. Without a bundle: that is the operator's.
@@ -161,7 +161,8 @@ async fn both_webhooks_outlive_a_rotated_certificate() {
     let server = api_server!();
     server.apply(policy("shop", "orders", "report")).await;
     webhooks(&server, &format!("https://{}:9443", address(61))).await;
-    let _operator = Operator::start(&server, "operator-1", address(61), FIRST).await;
+    let rights = server.operator_account(&support::binaries().unwrap()).await;
+    let _operator = Operator::start_as(&server, &rights, "operator-1", address(61), FIRST).await;
     bundles_hold(&server, 1).await;
     both_answer(&server).await.expect("answers");
 

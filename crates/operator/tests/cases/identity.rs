@@ -148,7 +148,8 @@ async fn operator_and_collector_begin_with_nothing_and_outlive_a_root() {
         false,
     )
     .await;
-    let operator = Operator::start(&server, "operator-1", address(51), FIRST).await;
+    let rights = server.operator_account(&support::binaries().unwrap()).await;
+    let operator = Operator::start_as(&server, &rights, "operator-1", address(51), FIRST).await;
     let first = roots(&server, 1).await;
     let token = server
         .token("weir-system", "weir-collector", "weir-collector-0", &uid)

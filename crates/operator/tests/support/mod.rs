@@ -1,5 +1,6 @@
 //! A kube-apiserver for one test, operators as processes, and sidecars made of our own client.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -141,6 +142,78 @@ impl ApiServer {
         self.folder.path().join("kubeconfig")
     }
 
+    /// A kubeconfig of the operator's own service account, with the rights that the chart gives it and no others.
+    pub(crate) async fn operator_account(&self, binaries: &Path) -> PathBuf {
+        let rendered = Command::new(binaries.join("helm"))
+            .args([
+                "template",
+                "weir",
+                "charts/weir",
+                "--namespace=weir-system",
+                "--kube-version=1.33.0",
+            ])
+            .arg("--show-only=templates/operator/rbac.yaml")
+            .current_dir(test_support::workspace_root())
+            .output()
+            .expect("helm");
+        assert!(rendered.status.success(), "{rendered:?}");
+        let text = String::from_utf8(rendered.stdout).expect("text");
+        for document in text
+            .split("\n---\n")
+            .filter(|document| document.contains("kind:"))
+        {
+            self.apply(serde_yaml::from_str(document).expect("a manifest"))
+                .await;
+        }
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), "weir-system");
+        let request = serde_json::from_value(json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {}, "spec": {"audiences": []},
+        }))
+        .expect("a token request");
+        let answer = accounts
+            .create_token_request("weir-operator", &PostParams::default(), &request)
+            .await
+            .expect("a token");
+        let text = std::fs::read_to_string(self.kubeconfig()).expect("kubeconfig");
+        let mut config: Value = serde_json::from_str(&text).expect("JSON");
+        config["users"][0]["user"] = json!({"token": answer.status.expect("a status").token});
+        let path = self.folder.path().join("kubeconfig-operator");
+        std::fs::write(&path, config.to_string()).expect("written");
+        path
+    }
+
+    /// How many requests the API server has answered, by its own count: (verb, resource, subresource).
+    pub(crate) async fn requests(&self) -> BTreeMap<(String, String, String), u64> {
+        let request = hyper::Request::get("/metrics")
+            .body(Vec::new())
+            .expect("a request");
+        let page = self.client.request_text(request).await.expect("metrics");
+        let mut counts = BTreeMap::new();
+        for line in page
+            .lines()
+            .filter(|line| line.starts_with("apiserver_request_total{"))
+        {
+            let label = |name: &str| {
+                let (_, rest) = line.split_once(&format!("{name}=\""))?;
+                Some(rest.split_once('"')?.0.to_owned())
+            };
+            let (Some(verb), Some(resource), Some(subresource), Some(count)) = (
+                label(",verb"),
+                label(",resource"),
+                label(",subresource"),
+                line.rsplit(' ')
+                    .next()
+                    .and_then(|count| count.parse::<f64>().ok()),
+            ) else {
+                continue;
+            };
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // reason: a small count
+            let count = count as u64;
+            *counts.entry((verb, resource, subresource)).or_default() += count;
+        }
+        counts
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -191,7 +264,7 @@ impl ApiServer {
         answer.status.expect("a status").token
     }
 
-    fn api_of(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
+    pub(crate) fn api_of(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
         let api_version = match kind {
             "Pod" | "Secret" | "ConfigMap" => "v1",
             "Event" => "events.k8s.io/v1",
@@ -314,6 +387,17 @@ impl Operator {
         address: Ipv4Addr,
         ports: (u16, u16, u16),
     ) -> Self {
+        Self::start_as(server, &server.kubeconfig(), name, address, ports).await
+    }
+
+    /// With the rights of this kubeconfig.
+    pub(crate) async fn start_as(
+        server: &ApiServer,
+        kubeconfig: &Path,
+        name: &str,
+        address: Ipv4Addr,
+        ports: (u16, u16, u16),
+    ) -> Self {
         let settings = server.folder().join(format!("{name}.yaml"));
         let (webhook, grpc, admin) = ports;
         std::fs::write(
@@ -325,7 +409,7 @@ impl Operator {
         .expect("written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir-operator"));
         command
-            .env("KUBECONFIG", server.kubeconfig())
+            .env("KUBECONFIG", kubeconfig)
             .env("WEIR_POD_NAME", name)
             .env("WEIR_POD_IP", address.to_string())
             .env("WEIR_SETTINGS", &settings)
