@@ -497,3 +497,69 @@ async fn the_collector_gets_its_sinks_and_hears_of_gone_pods() {
         })
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_holder_is_followed_by_the_other_replica() {
+    let server = api_server!();
+    server.apply(policy("shop", "orders", "report")).await;
+    let uid = server
+        .pod("shop", "report-1", json!({"app": "report"}), captures())
+        .await;
+    let mut first = Operator::start(&server, "operator-1", address(81), FIRST).await;
+    wait_for_async("the first to lead", 20, async || {
+        let lease = server.get("Lease", "weir-system", "weir-operator").await.ok()??;
+        (lease["spec"]["holderIdentity"] == "operator-1").then_some(())
+    })
+    .await
+    .expect("a leader");
+    let second = Operator::start(&server, "operator-2", address(82), FIRST).await;
+    let held = Issuer::open(&server).await.pod("shop", "default", &uid);
+    let mut sidecar = Sidecar::connect(&held, &uid, &first.address)
+        .await
+        .expect("a stream");
+    let snapshot = sidecar.snapshot().await.expect("a snapshot");
+    sidecar.ack(snapshot.version).await;
+    let before = server
+        .policy_is("shop", "orders", "enforced", |status| status["enforcedPods"] == 1)
+        .await;
+
+    // No farewell: the lease runs out by itself.
+    first.process.stop(Signal::Kill, 10).expect("killed");
+    sidecar.snapshot().await.expect_err("the stream broke");
+    // What this sidecar has came from a clock far ahead: the next version is newer all the same.
+    let ahead = u64::MAX / 2;
+    let mut sidecar = Sidecar::connect_with(&held, &uid, &second.address, ahead)
+        .await
+        .expect("a stream");
+    let snapshot = sidecar.snapshot().await.expect("a snapshot");
+    assert!(snapshot.version > ahead, "{}", snapshot.version);
+    sidecar.ack(snapshot.version).await;
+    wait_for_async("the second to lead", 60, async || {
+        let lease = server.get("Lease", "weir-system", "weir-operator").await.ok()??;
+        let status = server
+            .get("DatabaseAccessPolicy", "shop", "orders")
+            .await
+            .ok()??;
+        assert_eq!(status["status"]["enforcedPods"], 1, "no count is lost on the way");
+        (lease["spec"]["holderIdentity"] == "operator-2").then_some(())
+    })
+    .await
+    .expect("a leader");
+    let mut changed = policy("shop", "orders", "report");
+    changed["spec"]["guardrails"] = json!({"maxReturnedRows": 9});
+    server.apply(changed).await;
+    let next = sidecar.snapshot().await.expect("a snapshot");
+    assert!(next.version > snapshot.version);
+    sidecar.ack(next.version).await;
+    let after = server
+        .policy_is("shop", "orders", "the new holder's word", |status| {
+            status["observedGeneration"] == 2
+                && status["enforcedPods"] == 1
+                && condition(status, "Ready") == ("True", "Enforced")
+        })
+        .await;
+    assert_eq!(before["status"]["matchedPods"], after["status"]["matchedPods"]);
+    // The authority is the new holder's too: it rotates when asked.
+    cases::identity::rotate_roots(&server).await;
+    cases::identity::roots(&server, 2).await;
+}

@@ -12,7 +12,7 @@ use crate::support::{self, ApiServer, Operator, Sidecar, captures, condition, po
 use crate::{FIRST, address};
 
 /// The roots as the collector's pod would mount them, once there are so many.
-async fn roots(server: &ApiServer, count: usize) -> String {
+pub(crate) async fn roots(server: &ApiServer, count: usize) -> String {
     wait_for_async("the ConfigMap with the roots", 40, async || {
         let map = server
             .get("ConfigMap", "weir-system", "weir-trust")
@@ -25,6 +25,7 @@ async fn roots(server: &ApiServer, count: usize) -> String {
     .expect("roots")
 }
 
+/// Asks for new roots, as a person would.
 pub(crate) async fn rotate_roots(server: &ApiServer) {
     let secret = json!({"apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": "weir-ca", "namespace": "weir-system", "annotations": {"weir.dev/rotate": "now"}}});

@@ -1,5 +1,5 @@
 //! What needs more of the cluster than policies and pods.
 
 mod admission;
-mod identity;
+pub(crate) mod identity;
 mod load;

@@ -516,9 +516,20 @@ pub(crate) struct Sidecar {
 
 impl Sidecar {
     pub(crate) async fn connect(held: &Held, uid: &str, address: &str) -> Result<Self, Status> {
+        Self::connect_with(held, uid, address, 0).await
+    }
+
+    /// With a snapshot in force already.
+    pub(crate) async fn connect_with(
+        held: &Held,
+        uid: &str,
+        address: &str,
+        version_in_force: u64,
+    ) -> Result<Self, Status> {
         let (outgoing, receiver) = mpsc::channel(8);
         let hello = proto::Hello {
             version: "test".to_owned(),
+            version_in_force,
             ..proto::Hello::default()
         };
         outgoing
