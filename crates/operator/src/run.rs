@@ -89,7 +89,9 @@ pub async fn run(options: Options, settings: Settings) -> anyhow::Result<()> {
     let (trigger, drain) = drain::channel();
     tokio::spawn(trigger.clone().on_signals());
     let health = Health::new(&watches::CONDITIONS);
-    let config = StoreConfig::new(&settings.namespace, &settings.trust_domain);
+    let mut config = StoreConfig::new(&settings.namespace, &settings.trust_domain);
+    // An old root stays until the last snapshot under it has ended, too.
+    config.lifetimes.snapshot_s = i64::from(settings.snapshot_valid_seconds);
     let store = Store::open(client.clone(), config).await?;
     let authority = store.authority();
     let certificates = Certificates::new(authority.clone(), settings.webhook_names(), &mut registry)?;
