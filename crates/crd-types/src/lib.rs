@@ -8,11 +8,13 @@
 //! The schema offers only fields that work. It knows shapes and the bounds Kubernetes can check; what a field means is
 //! `access-policy`'s business. No client, no I/O.
 
+mod older;
 pub mod policy;
 mod schema;
 pub mod sink;
 
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+pub use older::lacks;
 pub use policy::{DatabaseAccessPolicy, DatabaseAccessPolicySpec, DatabaseAccessPolicyStatus};
 pub use schema::{crds_yaml, sink_schema, spec_schema};
 pub use sink::{LineageSink, LineageSinkSpec};
