@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use weir::{audit, demo, explain, export, facts, lineage, status, verify};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use weir::{audit, check, demo, explain, export, facts, lineage, status, verify};
 
 /// Database governance: who did what, where data went, and what a policy does to a statement.
 #[derive(Debug, Parser)]
@@ -25,8 +25,10 @@ enum Command {
     Export(export::Args),
     /// The collector's index
     Index(status::IndexArgs),
-    /// What a collector or spool holds
+    /// Policies, pods and sinks of a cluster; or what a collector or spool holds
     Status(status::Args),
+    /// What is wrong with an installation, and what to do: 0 nothing, 1 something, 2 it cannot be found out
+    Check(check::Args),
     /// What a policy does to a statement; no database needed
     Explain(explain::Args),
     /// What a statement reads and writes; no database or policy needed
@@ -38,14 +40,27 @@ enum Command {
 /// Cannot read what was asked for.
 const CANNOT: u8 = 3;
 
+/// Started as `kubectl weir`: by the name of a link to this program.
+fn is_plugin() -> bool {
+    std::env::args_os().next().is_some_and(|name| {
+        std::path::Path::new(&name)
+            .file_stem()
+            .is_some_and(|stem| stem == "kubectl-weir")
+    })
+}
+
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let name = if is_plugin() { "kubectl weir" } else { "weir" };
+    let matches = Arguments::command().bin_name(name).get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match arguments.command {
         Command::Audit(args) => audit::run(&args),
         Command::Lineage(args) => lineage::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Index(args) => status::index(&args),
-        Command::Status(args) => status::run(&args),
+        Command::Status(args) => status::run(&args, is_plugin()),
+        Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Facts(args) => facts::run(&args),
         Command::Demo(args) => demo::run(&args).map(|()| 0),

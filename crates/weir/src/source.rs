@@ -39,6 +39,19 @@ pub(crate) enum Source {
 }
 
 impl SourceArgs {
+    /// Whether a place was given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.collector.is_some() || self.data_dir.is_some() || self.spool_dir.is_some()
+    }
+
+    /// Whether this machine has a spool folder (or several).
+    pub(crate) fn has_spool(&self) -> bool {
+        spool_parent()
+            .ok()
+            .and_then(|parent| std::fs::read_dir(parent).ok())
+            .is_some_and(|entries| entries.flatten().any(|entry| entry.path().is_dir()))
+    }
+
     /// The place given, else the one spool folder of this machine's sidecar.
     pub(crate) fn source(&self) -> Result<Source> {
         if let Some(url) = &self.collector {

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use collector::{Index, Log};
 use serde::Serialize;
 
+use crate::cluster::Scope;
+use crate::installed;
 use crate::source::{Source, SourceArgs};
 use crate::table::print;
 
@@ -14,6 +16,8 @@ use crate::table::print;
 pub struct Args {
     #[command(flatten)]
     source: SourceArgs,
+    #[command(flatten)]
+    scope: Scope,
     /// JSON
     #[arg(long)]
     json: bool,
@@ -55,11 +59,17 @@ struct SpoolState {
     begun: usize,
 }
 
-/// Runs it.
+/// Runs it: of the receipts where their place is given, or where this machine has a spool folder and no namespace is
+/// given; else, and always as `kubectl weir`, of the cluster.
 ///
 /// # Errors
-/// Where the receipts cannot be read.
-pub fn run(args: &Args) -> Result<u8> {
+/// Where receipts or cluster cannot be read.
+pub fn run(args: &Args, is_plugin: bool) -> Result<u8> {
+    let receipts =
+        !args.scope.is_given() && (args.source.is_given() || (!is_plugin && args.source.has_spool()));
+    if !receipts {
+        return installed::run(&args.scope, args.json);
+    }
     let source = args.source.source()?;
     if let Some(status) = source.status()? {
         if args.json {

@@ -1,0 +1,627 @@
+//! `weir check`: what is wrong with an installation, why it matters, and what to do.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use access_policy::{Manifest, compile};
+use anyhow::{Context, Result};
+use crd_types::DatabaseAccessPolicy;
+use crd_types::policy::Engine;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, ResourceExt};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::cluster::{Cluster, Scope, block_on, explained};
+use crate::table::{plain, print};
+
+const DEFINITIONS: &str = "helm upgrade --install weir-crds charts/weir-crds";
+const CHART: &str = "helm upgrade --install weir charts/weir";
+/// For one database, from the look-up to the first byte of its answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Names that are printed; the count is always whole.
+const NAMES_MAX: usize = 5;
+
+/// The flags of `weir check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    scope: Scope,
+    /// Manifests to check (DatabaseAccessPolicy, Secret): duplicate keys, unknown fields, and whatever does not compile
+    #[arg(short = 'f', long = "file", value_name = "FILE", num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// Only the files: no cluster is asked
+    #[arg(long, requires = "files")]
+    offline: bool,
+    /// JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Level {
+    /// As it should be.
+    Good,
+    /// To be done.
+    Bad,
+    /// It could not be found out.
+    Unknown,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    level: Level,
+    what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<String>,
+}
+
+impl Finding {
+    fn good(what: impl Into<String>) -> Self {
+        Self {
+            level: Level::Good,
+            what: what.into(),
+            why: None,
+            mend: None,
+        }
+    }
+
+    fn bad(what: impl Into<String>, why: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self {
+            level: Level::Bad,
+            what: what.into(),
+            why: Some(why.into()),
+            mend: Some(mend.into()),
+        }
+    }
+
+    fn unknown(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            level: Level::Unknown,
+            what: what.into(),
+            why: Some(why.into()),
+            mend: None,
+        }
+    }
+}
+
+/// Runs it: 0 nothing is wrong, 1 something is, 2 nothing is known to be wrong but not all could be found out.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub fn run(args: &Args) -> Result<u8> {
+    let mut findings = files(&args.files)?;
+    if !args.offline {
+        findings.extend(block_on(async { Ok(cluster(&args.scope).await) })?);
+    }
+    if args.json {
+        print(&serde_json::to_string_pretty(&findings)?)?;
+    } else {
+        print(&text(&findings))?;
+    }
+    Ok(code(&findings))
+}
+
+fn code(findings: &[Finding]) -> u8 {
+    let any = |level| findings.iter().any(|finding| finding.level == level);
+    if any(Level::Bad) {
+        1
+    } else if any(Level::Unknown) {
+        2
+    } else {
+        0
+    }
+}
+
+fn text(findings: &[Finding]) -> String {
+    let mut lines = Vec::new();
+    for finding in findings {
+        let mark = match finding.level {
+            Level::Good => "ok ",
+            Level::Bad => "BAD",
+            Level::Unknown => "?  ",
+        };
+        lines.push(format!("{mark} {}", plain(&finding.what)));
+        if let Some(why) = &finding.why {
+            lines.push(format!("      why:  {}", plain(why)));
+        }
+        if let Some(mend) = &finding.mend {
+            lines.push(format!("      mend: {}", plain(mend)));
+        }
+    }
+    lines.join("\n")
+}
+
+fn files(paths: &[PathBuf]) -> Result<Vec<Finding>> {
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let manifests = paths
+        .iter()
+        .map(|path| {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(Manifest {
+                name: path.display().to_string(),
+                text,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(match compile(&manifests) {
+        Ok(_) => vec![Finding::good(format!(
+            "files: {} read, no problem",
+            manifests.len()
+        ))],
+        Err(problems) => problems
+            .iter()
+            .map(|problem| {
+                Finding::bad(
+                    problem.to_string(),
+                    "the cluster would refuse it, or take something else than is written",
+                    "correct the file",
+                )
+            })
+            .collect(),
+    })
+}
+
+async fn cluster(scope: &Scope) -> Vec<Finding> {
+    let cluster = match Cluster::connect(scope).await {
+        Ok(cluster) => cluster,
+        Err(error) => return vec![Finding::unknown("cluster", format!("{error:#}"))],
+    };
+    if let Err(error) = cluster.namespace_exists().await {
+        return vec![Finding::unknown("cluster", format!("{error:#}"))];
+    }
+    let mut findings = definitions(&cluster).await;
+    // Without them nothing below can be asked for.
+    if findings.iter().any(|finding| finding.level != Level::Good) {
+        return findings;
+    }
+    findings.extend(webhooks(&cluster).await);
+    findings.extend(workloads(&cluster).await);
+    match cluster.policies().await {
+        Ok(policies) => {
+            findings.extend(policies.iter().flat_map(policy));
+            findings.extend(databases(&policies).await);
+        }
+        Err(error) => findings.push(Finding::unknown("policies", format!("{error:#}"))),
+    }
+    findings
+}
+
+async fn definitions(cluster: &Cluster) -> Vec<Finding> {
+    let ours = match crd_types::crds_yaml() {
+        Ok(ours) => ours,
+        Err(error) => return vec![Finding::unknown("definitions", error)],
+    };
+    let kind = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), &ApiResource::from_gvk(&kind));
+    let mut findings = Vec::new();
+    for (_, yaml) in ours {
+        let Ok(ours) = serde_yaml::from_str::<Value>(&yaml) else {
+            continue;
+        };
+        let name = ours
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        findings.push(match api.get_opt(name).await {
+            Ok(Some(stored)) => definition(name, &crd_types::lacks(&stored.data, &ours)),
+            Ok(None) => Finding::bad(
+                format!("definition {name} is not installed"),
+                "the cluster does not know Weir's resources",
+                DEFINITIONS,
+            ),
+            Err(error) => Finding::unknown(
+                format!("definition {name}"),
+                format!("{:#}", explained("customresourcedefinitions", error)),
+            ),
+        });
+    }
+    findings
+}
+
+fn definition(name: &str, missing: &[String]) -> Finding {
+    if missing.is_empty() {
+        return Finding::good(format!("definition {name}"));
+    }
+    Finding::bad(
+        format!("definition {name} is older than this program"),
+        format!("it lacks {}", some(missing, missing.len())),
+        DEFINITIONS,
+    )
+}
+
+async fn webhooks(cluster: &Cluster) -> Vec<Finding> {
+    let mutating = Api::<MutatingWebhookConfiguration>::all(cluster.client.clone())
+        .get_opt("weir-pods")
+        .await
+        .map(|found| {
+            found.map(|found| {
+                bundles(
+                    found
+                        .webhooks
+                        .into_iter()
+                        .flatten()
+                        .map(|hook| hook.client_config),
+                )
+            })
+        });
+    let validating = Api::<ValidatingWebhookConfiguration>::all(cluster.client.clone())
+        .get_opt("weir-policies")
+        .await
+        .map(|found| {
+            found.map(|found| {
+                bundles(
+                    found
+                        .webhooks
+                        .into_iter()
+                        .flatten()
+                        .map(|hook| hook.client_config),
+                )
+            })
+        });
+    vec![
+        webhook("weir-pods", "pods are made without a sidecar", mutating),
+        webhook("weir-policies", "wrong policies are not refused", validating),
+    ]
+}
+
+/// How many webhooks there are, and how many of them have no `caBundle`.
+fn bundles(
+    configs: impl Iterator<Item = k8s_openapi::api::admissionregistration::v1::WebhookClientConfig>,
+) -> (usize, usize) {
+    configs.fold((0, 0), |(all, without), config| {
+        let lacks = config.ca_bundle.is_none_or(|bundle| bundle.0.is_empty());
+        (all + 1, without + usize::from(lacks))
+    })
+}
+
+fn webhook(name: &str, absent: &str, found: kube::Result<Option<(usize, usize)>>) -> Finding {
+    match found {
+        Ok(Some((1.., 0))) => Finding::good(format!("webhook configuration {name}")),
+        Ok(Some((1.., without))) => Finding::bad(
+            format!("webhook configuration {name}: {without} without caBundle"),
+            "the API server cannot trust the operator, so it refuses what this webhook judges",
+            "see whether an operator runs and holds the lease: it writes the caBundle",
+        ),
+        Ok(Some((0, _)) | None) => Finding::bad(
+            format!("webhook configuration {name} is not there"),
+            absent,
+            CHART,
+        ),
+        Err(error) => Finding::unknown(
+            format!("webhook configuration {name}"),
+            format!("{:#}", explained("webhook configurations", error)),
+        ),
+    }
+}
+
+async fn workloads(cluster: &Cluster) -> Vec<Finding> {
+    let workloads = match cluster.workloads().await {
+        Ok(workloads) => workloads,
+        Err(error) => return vec![Finding::unknown("operator and collector", format!("{error:#}"))],
+    };
+    let namespace = &cluster.weir_namespace;
+    workloads
+        .iter()
+        .map(|workload| match workload.wanted {
+            _ if workload.is_ready() => {
+                Finding::good(format!("{} ({} ready)", workload.name, workload.ready))
+            }
+            None => Finding::bad(
+                format!("{} is not in namespace {namespace}", workload.name),
+                "Weir is not installed there",
+                format!("{CHART}   (or say where it is: --weir-namespace)"),
+            ),
+            Some(wanted) => Finding::bad(
+                format!("{}: {} of {wanted} ready", workload.name, workload.ready),
+                "policies, identities or receipts may wait",
+                format!(
+                    "kubectl -n {namespace} get pods; kubectl -n {namespace} logs -l app.kubernetes.io/component={}",
+                    workload.name.trim_start_matches("weir-")
+                ),
+            ),
+        })
+        .collect()
+}
+
+/// What the policy's status says, as the operator wrote it.
+fn policy(policy: &DatabaseAccessPolicy) -> Vec<Finding> {
+    let name = format!(
+        "policy {}/{}",
+        policy.namespace().unwrap_or_default(),
+        policy.name_any()
+    );
+    let Some(status) = policy
+        .status
+        .as_ref()
+        .filter(|status| status.observed_generation == policy.metadata.generation)
+    else {
+        return vec![Finding::bad(
+            format!("{name}: the operator has not seen its current form"),
+            "nobody knows whether it is enforced",
+            "see whether an operator runs and holds the lease",
+        )];
+    };
+    let mut findings = Vec::new();
+    let count = |count: Option<i32>, names: &[String]| {
+        count
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or(names.len())
+    };
+    let uninjected = count(status.uninjected_pods_count, &status.uninjected_pods);
+    if uninjected > 0 {
+        findings.push(Finding::bad(
+            format!("{name}: {uninjected} pods without a sidecar"),
+            some(&status.uninjected_pods, uninjected),
+            "annotate the pod template with weir.dev/inject: \"true\" and restart its workload",
+        ));
+    }
+    let restart = count(status.restart_needed_pods_count, &status.restart_needed_pods);
+    if restart > 0 {
+        findings.push(Finding::bad(
+            format!("{name}: {restart} pods made before the policy named this host, port or Secret"),
+            some(&status.restart_needed_pods, restart),
+            "kubectl rollout restart of their workloads",
+        ));
+    }
+    for condition in &status.conditions {
+        // `Ready` and `Enforced` repeat in their messages what is listed above.
+        let wrong = match condition.type_.as_str() {
+            "Accepted" => condition.status == "False",
+            "Degraded" => condition.status == "True",
+            "Enforced" => condition.status == "False" && condition.reason == "Bypassed",
+            _ => false,
+        };
+        if wrong {
+            findings.push(Finding::bad(
+                format!("{name}: {}", condition.reason),
+                condition.message.clone(),
+                "kubectl describe dap has the details",
+            ));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::good(name));
+    }
+    findings
+}
+
+fn some(names: &[String], count: usize) -> String {
+    let shown = names
+        .iter()
+        .take(NAMES_MAX)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    match count.saturating_sub(names.len().min(NAMES_MAX)) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// What a database answers to somebody who comes without a sidecar and without a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    /// No connection.
+    Unreachable(String),
+    /// It asks for a password, or lets in without one.
+    Login { without_password: bool },
+    /// It refuses this login, in these words. TLS was not tried.
+    Refused(String),
+    /// No PostgreSQL.
+    Unreadable,
+}
+
+async fn databases(policies: &[DatabaseAccessPolicy]) -> Vec<Finding> {
+    let mut endpoints: Vec<(String, u16)> = policies
+        .iter()
+        .map(|policy| &policy.spec.database)
+        .filter(|database| match database.engine {
+            Engine::PostgreSQL => true,
+        })
+        .flat_map(|database| {
+            let others = database
+                .other_endpoints
+                .iter()
+                .map(|other| (other.host.clone(), other.port));
+            std::iter::once((database.host.clone(), database.port)).chain(others)
+        })
+        .collect();
+    endpoints.sort();
+    endpoints.dedup();
+    if !endpoints.is_empty() {
+        eprintln!("asking {} database endpoints from here …", endpoints.len());
+    }
+    let answers =
+        futures_util::future::join_all(endpoints.iter().map(|(host, port)| probe(host, *port))).await;
+    endpoints
+        .iter()
+        .zip(answers)
+        .map(|((host, port), answer)| database(host, *port, &answer))
+        .collect()
+}
+
+fn database(host: &str, port: u16, answer: &Answer) -> Finding {
+    let mend = "let only governed pods reach it: a NetworkPolicy, or pg_hba.conf";
+    match answer {
+        Answer::Unreachable(_) => Finding::good(format!("database {host}:{port} is not reachable from here")),
+        Answer::Login {
+            without_password: true,
+        } => Finding::bad(
+            format!("database {host}:{port} lets in without Weir, and without a password"),
+            "it is reachable from here, and its pg_hba.conf trusts this address",
+            mend,
+        ),
+        Answer::Login {
+            without_password: false,
+        } => Finding::bad(
+            format!("database {host}:{port} accepts logins without Weir"),
+            "it is reachable from here, and asks for a password as it asks anybody",
+            mend,
+        ),
+        Answer::Refused(words) => Finding::unknown(
+            format!("database {host}:{port} is reachable from here without Weir"),
+            format!("it refuses a login without TLS ({words}); with TLS was not tried"),
+        ),
+        Answer::Unreadable => Finding::unknown(
+            format!("database {host}:{port} is reachable from here without Weir"),
+            "what answers does not speak PostgreSQL",
+        ),
+    }
+}
+
+async fn probe(host: &str, port: u16) -> Answer {
+    match tokio::time::timeout(PROBE_TIMEOUT, ask(host, port)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => Answer::Unreachable(error.to_string()),
+        Err(_) => Answer::Unreachable("no answer in time".to_owned()),
+    }
+}
+
+/// A startup message and the first message of the answer. No password is ever sent.
+async fn ask(host: &str, port: u16) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect((host, port)).await?;
+    Ok(login(&mut stream).await.unwrap_or(Answer::Unreadable))
+}
+
+/// The longest answer that is read: an error's fields are short.
+const ANSWER_BYTES_MAX: u64 = 8 * 1024;
+
+async fn login(stream: &mut TcpStream) -> std::io::Result<Answer> {
+    const VERSION_3: u32 = 3 << 16;
+    let body = b"user\0weir_check\0database\0postgres\0application_name\0weir check\0\0";
+    let length = u32::try_from(body.len() + 8).map_err(std::io::Error::other)?;
+    let mut message = length.to_be_bytes().to_vec();
+    message.extend_from_slice(&VERSION_3.to_be_bytes());
+    message.extend_from_slice(body);
+    stream.write_all(&message).await?;
+    let kind = stream.read_u8().await?;
+    let length = u64::from(stream.read_u32().await?);
+    match kind {
+        b'R' if (8..ANSWER_BYTES_MAX).contains(&length) => {
+            let without_password = stream.read_u32().await? == 0;
+            // Terminate; the server forgets the session at once. It may have closed already.
+            let _ = stream.write_all(b"X\0\0\0\x04").await;
+            Ok(Answer::Login { without_password })
+        }
+        b'E' if (5..ANSWER_BYTES_MAX).contains(&length) => {
+            let mut fields = Vec::new();
+            stream.take(length - 4).read_to_end(&mut fields).await?;
+            Ok(Answer::Refused(refusal(&fields)))
+        }
+        _ => Ok(Answer::Unreadable),
+    }
+}
+
+/// The words of an ErrorResponse. Who is let in by address sees an AuthenticationOk before any error.
+fn refusal(fields: &[u8]) -> String {
+    fields
+        .split(|byte| *byte == 0)
+        .find_map(|field| field.strip_prefix(b"M"))
+        .map_or_else(
+            || "without a reason".to_owned(),
+            |words| String::from_utf8_lossy(words).into_owned(),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn exit_codes_put_what_is_wrong_before_what_is_unknown() {
+        let unknown = || Finding::unknown("a", "b");
+        assert_eq!(code(&[Finding::good("a")]), 0);
+        assert_eq!(code(&[Finding::good("a"), unknown()]), 2);
+        assert_eq!(code(&[unknown(), Finding::bad("a", "b", "c")]), 1);
+    }
+
+    #[test]
+    fn a_duplicate_key_in_a_file_is_named_with_its_line() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("orders.yaml");
+        let head = "apiVersion: weir.dev/v1alpha1\nkind: DatabaseAccessPolicy\nmetadata: {name: orders, namespace: shop}\nspec:\n  podSelector: {}\n  database: {engine: PostgreSQL, host: db}\n";
+        std::fs::write(&path, head).expect("written");
+        let findings = files(std::slice::from_ref(&path)).expect("read");
+        assert_eq!(code(&findings), 0, "{findings:?}");
+        std::fs::write(
+            &path,
+            format!("{head}  defaultAction: Deny\n  defaultAction: Allow\n"),
+        )
+        .expect("written");
+        let findings = files(&[path]).expect("read");
+        assert_eq!(code(&findings), 1);
+        assert!(text(&findings).contains("orders.yaml:8"), "{}", text(&findings));
+    }
+
+    fn policy_with(status: &Value) -> DatabaseAccessPolicy {
+        serde_json::from_value(json!({
+            "apiVersion": "weir.dev/v1alpha1", "kind": "DatabaseAccessPolicy",
+            "metadata": {"namespace": "shop", "name": "orders", "generation": 2},
+            "spec": {"podSelector": {}, "database": {"engine": "PostgreSQL", "host": "db"}},
+            "status": status,
+        }))
+        .expect("a policy")
+    }
+
+    #[test]
+    fn pods_that_miss_a_sidecar_or_a_restart_are_named() {
+        let findings = policy(&policy_with(&json!({"observedGeneration": 2,
+            "uninjectedPods": ["old"], "uninjectedPodsCount": 9,
+            "restartNeededPods": ["report"], "restartNeededPodsCount": 1})));
+        let text = text(&findings);
+        assert_eq!(findings.len(), 2);
+        assert!(
+            text.contains("9 pods without a sidecar") && text.contains("old and 8 more"),
+            "{text}"
+        );
+        assert!(text.contains("why:  report\n"), "{text}");
+        assert_eq!(code(&policy(&policy_with(&json!({"observedGeneration": 2})))), 0);
+        assert_eq!(code(&policy(&policy_with(&json!({"observedGeneration": 1})))), 1);
+    }
+
+    #[test]
+    fn webhooks_need_a_bundle_each() {
+        assert_eq!(webhook("w", "", Ok(Some((2, 0)))).level, Level::Good);
+        assert_eq!(webhook("w", "", Ok(Some((2, 1)))).level, Level::Bad);
+        assert_eq!(webhook("w", "", Ok(Some((0, 0)))).level, Level::Bad);
+        assert_eq!(webhook("w", "", Ok(None)).level, Level::Bad);
+    }
+
+    /// The test server trusts local addresses: whoever comes is let in, whatever becomes of the role after that.
+    #[tokio::test]
+    async fn a_real_server_that_trusts_this_address_is_told_apart_from_none() {
+        let server = test_support::shared_postgres().expect("PostgreSQL");
+        assert_eq!(
+            probe("127.0.0.1", server.port()).await,
+            Answer::Login {
+                without_password: true
+            }
+        );
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = closed.local_addr().expect("its address").port();
+        drop(closed);
+        assert!(matches!(probe("127.0.0.1", port).await, Answer::Unreachable(_)));
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_servers_words() {
+        assert_eq!(
+            refusal(b"SFATAL\0C28000\0Mno pg_hba.conf entry\0\0"),
+            "no pg_hba.conf entry"
+        );
+    }
+}
