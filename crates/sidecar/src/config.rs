@@ -8,6 +8,7 @@ use access_policy::Subject;
 use clap::Parser;
 use serde::Deserialize;
 
+use crate::pod::Pod;
 use crate::upstream::HostPort;
 
 /// The governing proxy in front of a PostgreSQL database.
@@ -122,11 +123,28 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+    /// What the webhook wrote into the environment.
+    #[error("{name}: {message}")]
+    Environment {
+        /// Which variable.
+        name: &'static str,
+        /// What is wrong.
+        message: String,
+    },
 }
 
-/// Options, checked.
+/// Where policies come from, and so where applications connect.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub enum Role {
+    /// From a folder, for one database.
+    Folder(FolderRole),
+    /// From the operator, for what the pod captured.
+    Pod(Box<Pod>),
+}
+
+/// One database, governed by the manifests of a folder.
+#[derive(Debug, Clone)]
+pub struct FolderRole {
     /// Where applications connect.
     pub listen: HostPort,
     /// The database's name, where it is given.
@@ -135,8 +153,17 @@ pub struct Config {
     pub upstream_address: Option<HostPort>,
     /// Manifests.
     pub policy_dir: PathBuf,
+}
+
+/// Options, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where policies come from.
+    pub role: Role,
     /// Receipts.
     pub spool_dir: PathBuf,
+    /// Cap of that folder.
+    pub spool_bytes_max: Option<u64>,
     /// The spool's folder was not given but derived.
     pub spool_dir_derived: bool,
     /// Secrets.
@@ -182,21 +209,59 @@ pub enum ClientTlsConfig {
 }
 
 impl Options {
-    /// Fills in from the file, and checks.
+    /// Fills in from the file, and checks. Where the environment is that of an injected pod, the operator says the rest.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn resolve(self) -> Result<Config, ConfigError> {
+        let pod = Pod::read(|name| std::env::var(name).ok())?;
+        self.resolve_for(pod)
+    }
+
+    /// The same, for a pod or for none.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn resolve_for(self, pod: Option<Pod>) -> Result<Config, ConfigError> {
         let file = match &self.config {
             Some(path) => read_file(path)?,
             None => Self::default(),
         };
-        let listen = self.listen.or(file.listen);
-        let listen = host_port("listen", listen)?.ok_or_else(|| missing("listen"))?;
-        let policy_dir = self
-            .policy_dir
-            .or(file.policy_dir)
-            .ok_or_else(|| missing("policy-dir"))?;
+        let listen = host_port("listen", self.listen.or(file.listen))?;
+        let policy_dir = self.policy_dir.or(file.policy_dir);
+        let upstream = host_port("upstream", self.upstream.or(file.upstream))?;
+        let upstream_address = host_port(
+            "upstream-address",
+            self.upstream_address.or(file.upstream_address),
+        )?;
+        let admin = host_port("admin", self.admin.or(file.admin))?;
+        let spool_bytes_max = pod.as_ref().and_then(|pod| pod.spool_bytes_max);
+        let (role, admin) = match pod {
+            Some(pod) => {
+                // A pod's sidecar takes its policies from the operator alone.
+                for (option, given) in [
+                    ("listen", listen.is_some()),
+                    ("policy-dir", policy_dir.is_some()),
+                    ("upstream", upstream.is_some()),
+                    ("upstream-address", upstream_address.is_some()),
+                ] {
+                    if given {
+                        return Err(wrong(option, "is not for a sidecar that an operator leads (WEIR_OPERATOR)"));
+                    }
+                }
+                let own = pod.admin.clone();
+                (Role::Pod(Box::new(pod)), Some(admin.unwrap_or(own)))
+            }
+            None => {
+                let folder = FolderRole {
+                    listen: listen.ok_or_else(|| missing("listen"))?,
+                    upstream,
+                    upstream_address,
+                    policy_dir: policy_dir.ok_or_else(|| missing("policy-dir"))?,
+                };
+                (Role::Folder(folder), admin)
+            }
+        };
         let given = if self.r#as.is_empty() {
             file.r#as
         } else {
@@ -206,7 +271,10 @@ impl Options {
         let spool_dir_derived = spool_dir.is_none();
         let spool_dir = match spool_dir {
             Some(dir) => dir,
-            None => default_spool(listen.port)?,
+            None => match &role {
+                Role::Folder(folder) => default_spool(folder.listen.port)?,
+                Role::Pod(_) => return Err(missing("spool-dir")),
+            },
         };
         let client_tls = self.client_tls.or(file.client_tls).unwrap_or_default();
         let certificate = self.client_tls_certificate.or(file.client_tls_certificate);
@@ -227,17 +295,12 @@ impl Options {
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Config {
-            listen,
-            upstream: host_port("upstream", self.upstream.or(file.upstream))?,
-            upstream_address: host_port(
-                "upstream-address",
-                self.upstream_address.or(file.upstream_address),
-            )?,
-            policy_dir,
+            role,
             spool_dir,
+            spool_bytes_max,
             spool_dir_derived,
             secrets_dir: self.secrets_dir.or(file.secrets_dir),
-            admin: host_port("admin", self.admin.or(file.admin))?,
+            admin,
             collector: self.collector.or(file.collector),
             collector_key: self.collector_key.or(file.collector_key),
             subject: subject(&given)?,
@@ -397,11 +460,14 @@ mod tests {
         );
         let path = path.to_str().unwrap();
         let config = options(&["--config", path, "--listen", "[::1]:5"])
-            .resolve()
+            .resolve_for(None)
             .unwrap();
-        assert_eq!(config.listen.to_string(), "[::1]:5");
         assert_eq!(config.max_connections, 7);
-        assert_eq!(config.policy_dir, PathBuf::from("/p"));
+        let Role::Folder(folder) = config.role else {
+            panic!("not a folder");
+        };
+        assert_eq!(folder.listen.to_string(), "[::1]:5");
+        assert_eq!(folder.policy_dir, PathBuf::from("/p"));
     }
 
     #[test]
@@ -412,7 +478,7 @@ mod tests {
         ] {
             let (_folder, path) = file(name, text);
             let error = options(&["--config", path.to_str().unwrap()])
-                .resolve()
+                .resolve_for(None)
                 .unwrap_err();
             assert!(error.to_string().contains("policy-dirr"), "{error}");
         }
@@ -434,14 +500,14 @@ mod tests {
             "--as",
             "group=b",
         ])
-        .resolve()
+        .resolve_for(None)
         .unwrap();
         assert_eq!(config.subject.service_account.as_deref(), Some("report-agent"));
         assert_eq!(config.subject.claims.get("tenant").map(String::as_str), Some("7"));
         assert_eq!(config.subject.groups.len(), 2);
         for bad in ["tenant=7", "serviceAccount", "serviceAccount=", "claims.=7"] {
             let error = options(&["--listen", "127.0.0.1:1", "--policy-dir", "/p", "--as", bad])
-                .resolve()
+                .resolve_for(None)
                 .unwrap_err();
             assert!(
                 matches!(error, ConfigError::Option { option: "as", .. }),
@@ -452,10 +518,10 @@ mod tests {
 
     #[test]
     fn what_is_needed_is_named() {
-        let error = options(&["--policy-dir", "/p"]).resolve().unwrap_err();
+        let error = options(&["--policy-dir", "/p"]).resolve_for(None).unwrap_err();
         assert_eq!(error.to_string(), "--listen: is needed");
         let error = options(&["--listen", "::1:5432", "--policy-dir", "/p"])
-            .resolve()
+            .resolve_for(None)
             .unwrap_err();
         assert!(error.to_string().contains("not HOST:PORT"), "{error}");
     }

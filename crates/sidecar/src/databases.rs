@@ -64,20 +64,20 @@ struct State {
     /// Of the rows that made the catalog.
     digest: u64,
     catalog: Option<Arc<Catalog>>,
-    /// The newest that were given; `world` is bound by these.
+    /// The newest that were given; `world` is bound by these. `None`: nothing is let through.
     policies: Option<Arc<Policies>>,
+    /// Of `policies`, or of their end.
+    generation: u64,
     unresolved: Vec<Unresolved>,
 }
 
 impl State {
     /// Keeps the policies if they are newer than those it has.
     fn newer_policies(&mut self, policies: &Arc<Policies>) -> bool {
-        let newer = self
-            .policies
-            .as_ref()
-            .is_none_or(|known| known.generation < policies.generation);
+        let newer = self.generation < policies.generation;
         if newer {
             self.policies = Some(Arc::clone(policies));
+            self.generation = policies.generation;
         }
         newer
     }
@@ -151,6 +151,17 @@ impl Database {
         let mut state = self.lock();
         if state.newer_policies(policies) {
             self.publish(&mut state);
+        }
+    }
+
+    /// Nothing is let through any more, until newer policies come.
+    pub fn close(&self, generation: u64) {
+        let mut state = self.lock();
+        if state.generation < generation {
+            state.generation = generation;
+            state.policies = None;
+            state.unresolved.clear();
+            self.world.store(None);
         }
     }
 
