@@ -244,9 +244,18 @@ impl Options {
                     ("policy-dir", policy_dir.is_some()),
                     ("upstream", upstream.is_some()),
                     ("upstream-address", upstream_address.is_some()),
+                    ("collector", self.collector.is_some() || file.collector.is_some()),
+                    ("as", !self.r#as.is_empty() || !file.r#as.is_empty()),
+                    (
+                        "client-tls",
+                        self.client_tls.is_some() || file.client_tls.is_some(),
+                    ),
                 ] {
                     if given {
-                        return Err(wrong(option, "is not for a sidecar that an operator leads (WEIR_OPERATOR)"));
+                        return Err(wrong(
+                            option,
+                            "is not for a sidecar that an operator leads (WEIR_OPERATOR)",
+                        ));
                     }
                 }
                 let own = pod.admin.clone();

@@ -148,7 +148,6 @@ fn record_failure(shared: &Shared, client: &Leg, terms: &Terms, failure: &Failur
         Failure::Fatal(fatal) => (Some(fatal.sqlstate.to_owned()), fatal.message.clone()),
         Failure::Told(_) => (None, "the database refused the login".to_owned()),
     };
-    let policies = shared.policies.current();
     let (time_us, mono_us) = shared.spool.now();
     let name = terms.database_named.as_ref().unwrap_or(&terms.user);
     let body = Body::AuthFail(AuthFail {
@@ -159,7 +158,7 @@ fn record_failure(shared: &Shared, client: &Leg, terms: &Terms, failure: &Failur
         }),
         place: Arc::new(Place {
             engine: "postgresql".to_owned(),
-            endpoint: policies.upstream.name.to_string(),
+            endpoint: shared.front.name().to_string(),
             database: Some(String::from_utf8_lossy(name).into_owned()),
         }),
         sqlstate,
@@ -171,7 +170,7 @@ fn record_failure(shared: &Shared, client: &Leg, terms: &Terms, failure: &Failur
         session: None,
         body,
     };
-    shared.spool.record(entry, None, policies.policy.receipt_mode());
+    shared.spool.record(entry, None, shared.receipt_mode());
 }
 
 /// A session that is logged in and whose state is known.
@@ -190,7 +189,8 @@ async fn prepare(
     client: &mut Leg,
     terms: &crate::startup::Terms,
 ) -> Result<Prepared, Failure> {
-    let policies = shared.policies.current();
+    shared.source.admit()?;
+    let policies = shared.front.admit()?;
     let context = LoginContext {
         upstream: &policies.upstream,
         policy: &policies.policy,
@@ -200,7 +200,7 @@ async fn prepare(
     };
     let mut session = log_in(Some(client), terms, &context).await?;
     let login = policies.upstream.login.clone();
-    let database = shared.databases.get(&session.database);
+    let database = shared.front.databases.get(&session.database);
     let mut aside = Vec::new();
     let world = world(shared, &policies, &database, &login, &mut session, &mut aside).await?;
     let known = state(&mut session, &world, &mut aside).await?;
@@ -249,7 +249,7 @@ fn identity(
         .find(|(name, _)| name.as_ref() == b"application_name")
         .map(|(_, value)| value);
     let who = Who {
-        workload: asserted(subject.service_account.as_ref()),
+        workload: shared.workload(),
         // With the policy's own login the client's user name proves nothing; else it is the database's user.
         user: match &subject.user {
             Some(user) => Claim::asserted(user),
@@ -335,7 +335,7 @@ async fn world(
             }
         }
     }
-    database.take_policies(&shared.policies.current());
+    shared.front.bring_up_to_date(database);
     database.world().ok_or_else(|| {
         Fatal::new(
             EndKind::Refused,

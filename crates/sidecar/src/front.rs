@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use access_policy::Endpoint;
-use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio_rustls::TlsAcceptor;
+use arc_swap::ArcSwap;
 
 use crate::databases::{Database, Databases};
 use crate::fatal::{EndKind, Fatal};
@@ -51,17 +50,6 @@ pub struct Front {
     changing: Mutex<()>,
     /// Databases used.
     pub databases: Databases,
-    /// TLS towards applications.
-    pub client_tls: ArcSwapOption<Acceptor>,
-}
-
-/// TLS towards applications. `Debug` shows no key.
-pub struct Acceptor(pub TlsAcceptor);
-
-impl std::fmt::Debug for Acceptor {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Acceptor")
-    }
 }
 
 impl Front {
@@ -76,13 +64,20 @@ impl Front {
             }),
             changing: Mutex::default(),
             databases: Databases::default(),
-            client_tls: ArcSwapOption::empty(),
         }
     }
 
     /// What holds now.
     pub fn in_force(&self) -> Arc<InForce> {
         self.in_force.load_full()
+    }
+
+    /// The database, as records name it.
+    pub fn name(&self) -> HostPort {
+        HostPort {
+            host: self.endpoint.host.clone(),
+            port: self.endpoint.port,
+        }
     }
 
     /// Policies in force, if there are any.

@@ -1,7 +1,7 @@
 //! `sidecar`: the proxy. It moves bytes and owns what sessions share.
 //!
 //! ```text
-//!  control thread: config ─ policies (watched) ─ admin pages ─ accept
+//!  control thread: config ─ policies (a folder, or the operator's stream) ─ admin pages ─ accept
 //!                                                          │ one connection each, in turn
 //!  worker thread (one for each core) ◄─────────────────────┘
 //!     startup ─► login ─► state and catalog ─► pump { client ◄─► Session ◄─► database }
@@ -16,8 +16,10 @@ pub mod config;
 pub mod connection;
 pub mod databases;
 pub mod fatal;
+pub mod front;
 pub mod login;
 pub mod metrics;
+pub mod pod;
 pub mod policies;
 pub mod pump;
 pub mod recorder;

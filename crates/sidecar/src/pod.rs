@@ -103,9 +103,8 @@ impl Pod {
             identity_dir: needed(ENV_IDENTITY_DIR)?.into(),
             spool_bytes_max: given(ENV_SPOOL_BYTES_MAX)
                 .map(|text| {
-                    text.parse().map_err(|_| {
-                        wrong(ENV_SPOOL_BYTES_MAX, format!("`{text}` is no number of bytes"))
-                    })
+                    text.parse()
+                        .map_err(|_| wrong(ENV_SPOOL_BYTES_MAX, format!("`{text}` is no number of bytes")))
                 })
                 .transpose()?,
             ca_dir: given(ENV_CA_DIR).map(PathBuf::from),

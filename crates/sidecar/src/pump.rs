@@ -424,7 +424,9 @@ impl Pump {
                 Action::RefreshCatalog => turn.catalog_wanted = Some(Instant::now()),
                 Action::CatalogRows(rows) => {
                     let asked = turn.catalog_asked.take().unwrap_or_else(Instant::now);
-                    let policies = self.shared.policies.current();
+                    let Some(policies) = self.shared.front.policies() else {
+                        return Some(End::Tell(no_policy_any_more()));
+                    };
                     let taken = self
                         .database
                         .take_catalog(self.server_major, &rows, asked, &policies);
@@ -545,11 +547,7 @@ impl Pump {
                 self.world = world;
             }
             None => {
-                return Err(End::Tell(Fatal::new(
-                    EndKind::Refused,
-                    "57P01",
-                    "WEIR-091: no policy lets this database be used any more",
-                )));
+                return Err(End::Tell(no_policy_any_more()));
             }
         }
         Ok(())
@@ -616,6 +614,14 @@ impl Pump {
 }
 
 /// Nothing of what stands behind the record may go out.
+fn no_policy_any_more() -> Fatal {
+    Fatal::new(
+        EndKind::Refused,
+        "57P01",
+        "WEIR-091: no policy lets this database be used any more",
+    )
+}
+
 fn not_recorded(reason: &str) -> End {
     End::Tell(Fatal::new(
         EndKind::Receipts,

@@ -4,12 +4,15 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use access_policy::Subject;
+use access_policy::{ReceiptMode, Subject};
 use bytes::BytesMut;
+use control_api::client::{IdentityClient, IdentityConfig, now};
+use control_api::peer::{Peer, read_peer};
+use control_api::proto;
 use prometheus_client::registry::Registry;
 use receipts::{Body, Claim, PolicyChange};
 use serde_json::json;
@@ -24,15 +27,21 @@ use tokio_rustls::TlsAcceptor;
 use wire_protocol::postgres::Caps;
 
 use crate::cancels::Cancels;
-use crate::config::{ClientTlsConfig, Config};
+use crate::config::{ClientTlsConfig, Config, FolderRole, Role};
 use crate::connection;
-use crate::databases::{Database, Databases};
+use crate::databases::Database;
 use crate::fatal::{EndKind, Failure};
+use crate::front::Front;
 use crate::login::{LoginContext, ask, log_in_for_catalog};
 use crate::metrics::{EndLabel, Metrics};
-use crate::policies::{Policies, PolicyStore};
+use crate::pod::Pod;
+use crate::policies::folder::PolicyFolder;
+use crate::policies::follow::Follow;
+use crate::policies::kept::KeptSnapshot;
+use crate::policies::stream::{Answer, StreamedPolicies};
+use crate::policies::{Loaded, Source};
 use crate::pump::client_caps;
-use crate::spool::{Entry, Spool, SpoolConfig, SpoolError};
+use crate::spool::{Entry, HeldIdentity, Spool, SpoolConfig, SpoolError};
 use crate::tls;
 use crate::upstream::Login;
 
@@ -46,19 +55,21 @@ const AFTER_GRACE: Duration = Duration::from_secs(3);
 const TOLD_MAX: usize = 32;
 /// The collector has this long to confirm the last receipts.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Open sessions go on this long with policies that are too old; new ones are refused at once.
+const TOO_OLD_GRACE: Duration = Duration::from_secs(3600);
 /// The catalog has this long to be read.
 const CATALOG_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What all threads share.
+/// What all sessions of one listener share. Spool, metrics and the end are those of the process.
 pub struct Shared {
     /// Options.
     pub config: Arc<Config>,
     /// The clock of sessions starts here.
     pub started: Instant,
-    /// Policies in force.
-    pub policies: Arc<PolicyStore>,
-    /// Databases used.
-    pub databases: Databases,
+    /// Where policies come from.
+    pub source: Source,
+    /// The listener, with what is in force there.
+    pub front: Arc<Front>,
     /// Cancel keys.
     pub cancels: Cancels,
     /// Metrics.
@@ -67,10 +78,14 @@ pub struct Shared {
     pub spool: Arc<Spool>,
     /// The end.
     pub drain: Drain,
+    /// Where receipts go.
+    pub collector: Option<String>,
     /// TLS towards applications.
     pub client_tls: Option<TlsAcceptor>,
     /// Who the workload is.
     pub subject: Arc<Subject>,
+    /// What proves it: the pod's certificate.
+    pub identity: Option<HeldIdentity>,
     /// Caps of a client after its login.
     pub client_caps: Arc<Caps>,
     /// Caps of a client that logs in.
@@ -91,6 +106,18 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
+    /// The workload, for receipts: proved once a certificate is held.
+    pub fn workload(&self) -> Claim {
+        workload(&self.subject, self.identity.as_ref())
+    }
+
+    /// How records of no session are kept.
+    pub fn receipt_mode(&self) -> ReceiptMode {
+        self.front
+            .policies()
+            .map_or(ReceiptMode::Durable, |policies| policies.policy.receipt_mode())
+    }
+
     /// Reads a database's catalog over a connection of our own, unless somebody did since `wanted`.
     ///
     /// # Errors
@@ -101,7 +128,10 @@ impl Shared {
             return Ok(());
         }
         let asked = Instant::now();
-        let policies = self.policies.current();
+        let policies = self
+            .front
+            .policies()
+            .ok_or("no policy is in force here any more")?;
         let context = LoginContext {
             upstream: &policies.upstream,
             policy: &policies.policy,
@@ -138,11 +168,19 @@ impl Shared {
         database.take_catalog(server_major, &rows, asked, &policies)
     }
 
-    fn status(&self) -> serde_json::Value {
-        let policies = self.policies.current();
-        let load = self.policies.status();
-        let spool = self.spool.status();
-        let databases: Vec<_> = self
+    fn listener_status(&self) -> serde_json::Value {
+        let policies = self.front.policies();
+        json!({
+            "listen": self.front.listen.to_string(),
+            "upstream": self.front.name().to_string(),
+            "dial": policies.as_ref().map(|policies| policies.upstream.dial.to_string()),
+            "policies": policies.as_ref().map(|policies| policies.policy.names().collect::<Vec<_>>()),
+            "openConnections": self.metrics.open.get(),
+        })
+    }
+
+    fn database_status(&self) -> Vec<serde_json::Value> {
+        self.front
             .databases
             .all()
             .iter()
@@ -160,38 +198,84 @@ impl Shared {
                     })).collect::<Vec<_>>(),
                 })
             })
-            .collect();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "stage": format!("{:?}", self.drain.stage()),
-            "uptimeSeconds": self.started.elapsed().as_secs(),
-            "listeners": [{
-                "listen": self.config.listen.to_string(),
-                "upstream": policies.upstream.name.to_string(),
-                "dial": policies.upstream.dial.to_string(),
-                "openConnections": self.metrics.open.get(),
-            }],
-            "policies": {
-                "generation": policies.generation,
-                "names": policies.policy.names().collect::<Vec<_>>(),
-                "loadFailures": load.failures,
-                "problems": load.problems,
-            },
-            "databases": databases,
-            "spool": {
-                "dir": self.config.spool_dir.display().to_string(),
-                "health": format!("{:?}", spool.health),
-                "boot": spool.boot.to_string(),
-                "events": spool.events,
-                "signed": spool.signed,
-                "dropped": spool.dropped,
-                "bytes": spool.bytes,
-                "bytesMax": spool.bytes_max,
-                "collector": self.config.collector,
-                "delivered": spool.delivered,
-                "deliveryError": spool.delivery_error,
-            },
+            .collect()
+    }
+}
+
+/// The listeners, once they are served.
+type Live = Arc<OnceLock<Vec<Arc<Shared>>>>;
+
+fn status(live: &Live, drain: &Drain) -> serde_json::Value {
+    let version = env!("CARGO_PKG_VERSION");
+    let stage = format!("{:?}", drain.stage());
+    let all = live.get().map(Vec::as_slice).unwrap_or_default();
+    let Some(first) = all.first() else {
+        return json!({"version": version, "stage": stage, "listeners": []});
+    };
+    let load = first.source.status();
+    let loaded = first.source.loaded();
+    let spool = first.spool.status();
+    json!({
+        "version": version,
+        "stage": stage,
+        "uptimeSeconds": first.started.elapsed().as_secs(),
+        "listeners": all.iter().map(|shared| shared.listener_status()).collect::<Vec<_>>(),
+        "policies": {
+            "generation": loaded.generation,
+            "version": loaded.version,
+            "origin": loaded.origin,
+            "names": loaded.states.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(),
+            "loadFailures": load.failures,
+            "problems": load.problems,
+        },
+        "databases": all.iter().flat_map(|shared| shared.database_status()).collect::<Vec<_>>(),
+        "spool": {
+            "dir": first.config.spool_dir.display().to_string(),
+            "health": format!("{:?}", spool.health),
+            "boot": spool.boot.to_string(),
+            "events": spool.events,
+            "signed": spool.signed,
+            "dropped": spool.dropped,
+            "bytes": spool.bytes,
+            "bytesMax": spool.bytes_max,
+            "collector": first.collector,
+            "delivered": spool.delivered,
+            "deliveryError": spool.delivery_error,
+        },
+    })
+}
+
+/// What the operator is told.
+fn report(live: &Live, identity: Option<&HeldIdentity>, policies: &StreamedPolicies) -> proto::Report {
+    let all = live.get().map(Vec::as_slice).unwrap_or_default();
+    let unresolved = all
+        .iter()
+        .flat_map(|shared| shared.front.databases.all())
+        .flat_map(|database| {
+            let of = database.name().to_owned();
+            database
+                .unresolved()
+                .into_iter()
+                .map(move |name| proto::Unresolved {
+                    policy: name.policy,
+                    field: name.field,
+                    name: name.name,
+                    database: of.clone(),
+                })
         })
+        .collect();
+    let spool = all.first().map(|shared| shared.spool.status());
+    proto::Report {
+        unresolved,
+        bypasses: Vec::new(),
+        receipts_waiting: spool
+            .as_ref()
+            .map_or(0, |spool| spool.events.saturating_sub(spool.delivered)),
+        receipts_dropped: spool.as_ref().map_or(0, |spool| spool.dropped),
+        leaf_not_after: identity
+            .and_then(|held| held.borrow().as_ref().map(|held| held.identity.not_after()))
+            .unwrap_or(0),
+        snapshot_in_force: policies.loaded().version,
     }
 }
 
@@ -222,11 +306,24 @@ pub enum StartError {
 
 /// A connection on its way to its thread.
 struct Accepted {
+    shared: Arc<Shared>,
     socket: std::net::TcpStream,
     peer: SocketAddr,
     permit: OwnedSemaphorePermit,
     /// There are too many: it is only told so.
     turned_away: bool,
+}
+
+/// Where policies come from, once there are some, and what goes with that.
+struct Ready {
+    source: Source,
+    fronts: Vec<Arc<Front>>,
+    subject: Subject,
+    identity: Option<HeldIdentity>,
+    collector: Option<String>,
+    collector_key: Option<String>,
+    /// Told of the chain of receipts.
+    boot: Arc<OnceLock<String>>,
 }
 
 /// Runs the sidecar until it is told to stop. Blocks.
@@ -235,57 +332,130 @@ struct Accepted {
 /// [`StartError`], before anything is served.
 pub fn run(config: Config) -> Result<(), StartError> {
     let config = Arc::new(config);
-    let policies = Arc::new(PolicyStore::load(Arc::clone(&config)).map_err(StartError::Policies)?);
-    let spool = Arc::new(Spool::open(SpoolConfig {
-        collector: config.collector.clone(),
-        collector_key: config.collector_key.clone(),
-        listen: Some(config.listen.to_string()),
-        workload: workload(&config.subject),
-        mode: policies.current().policy.receipt_mode(),
-        ..SpoolConfig::new(&config.spool_dir)
-    })?);
-    let client_tls = match &config.client_tls {
-        ClientTlsConfig::Plain => None,
-        ClientTlsConfig::SelfMade => Some(tls::acceptor_self_made(&[
-            config.listen.host.clone(),
-            policies.endpoint().host.clone(),
-        ])?),
-        ClientTlsConfig::Given { certificate, key } => Some(tls::acceptor_from_files(certificate, key)?),
-    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let (trigger, drain) = service_runtime::drain::channel();
-    let shared = Arc::new(Shared {
-        started: Instant::now(),
-        policies,
-        databases: Databases::default(),
-        cancels: Cancels::default(),
-        metrics: Metrics::default(),
-        spool,
-        drain,
-        client_tls,
-        subject: Arc::new(config.subject.clone()),
-        client_caps: client_caps(config.statement_max_bytes),
-        login_caps: Arc::new(Caps::client_login()),
-        server_caps: Arc::new(Caps::server()),
-        own_answer_caps: Arc::new(Caps::server_answering_us()),
-        config,
-    });
+    let health = Health::new(&["listener", "policies"]);
+    let (live, metrics) = (Live::default(), Metrics::default());
+    let mut background = JoinSet::new();
+    let ready = runtime.block_on(async {
+        let ready = match &config.role {
+            Role::Folder(role) => from_folder(&config, role)?,
+            Role::Pod(pod) => {
+                // A pod waits for its first policies in view of its probes.
+                begin(
+                    &config,
+                    &trigger,
+                    &drain,
+                    &health,
+                    &live,
+                    &metrics,
+                    &mut background,
+                )
+                .await?;
+                let mut stop = drain.clone();
+                tokio::select! {
+                    ready = from_operator(&config, pod, &live, &mut background) => ready?,
+                    () = stop.reached(Stage::Draining) => return Ok(None),
+                }
+            }
+        };
+        Ok::<_, StartError>(Some(ready))
+    })?;
+    let Some(ready) = ready else {
+        tracing::info!("asked to stop before there were policies");
+        return Ok(());
+    };
+    health.set("policies", true);
+    let listens: Vec<String> = ready
+        .fronts
+        .iter()
+        .map(|front| front.listen.to_string())
+        .collect();
+    let mode = ready.fronts.iter().find_map(|front| front.policies());
+    let mut spool = SpoolConfig {
+        collector: ready.collector.clone(),
+        collector_key: ready.collector_key.clone(),
+        identity: ready.identity.clone(),
+        listen: Some(listens.join(",")),
+        workload: workload(&ready.subject, ready.identity.as_ref()),
+        mode: mode.map_or(ReceiptMode::Durable, |policies| policies.policy.receipt_mode()),
+        ..SpoolConfig::new(&config.spool_dir)
+    };
+    if let Some(bytes) = config.spool_bytes_max {
+        spool.bytes_max = bytes;
+        spool.segment_bytes = spool.segment_bytes.min((bytes / 8).max(64 << 10));
+    }
+    let spool = Arc::new(Spool::open(spool)?);
+    // Set once: this is the only place.
+    let _ = ready.boot.set(spool.status().boot.to_string());
+    let mut all = Vec::new();
+    let subject = Arc::new(ready.subject.clone());
+    for front in &ready.fronts {
+        let client_tls = match &config.client_tls {
+            ClientTlsConfig::Plain => None,
+            ClientTlsConfig::SelfMade => Some(tls::acceptor_self_made(&[
+                front.listen.host.clone(),
+                front.endpoint.host.clone(),
+            ])?),
+            ClientTlsConfig::Given { certificate, key } => Some(tls::acceptor_from_files(certificate, key)?),
+        };
+        all.push(Arc::new(Shared {
+            started: Instant::now(),
+            source: ready.source.clone(),
+            front: Arc::clone(front),
+            cancels: Cancels::default(),
+            metrics: metrics.clone(),
+            spool: Arc::clone(&spool),
+            drain: drain.clone(),
+            collector: ready.collector.clone(),
+            client_tls,
+            subject: Arc::clone(&subject),
+            identity: ready.identity.clone(),
+            client_caps: client_caps(config.statement_max_bytes),
+            login_caps: Arc::new(Caps::client_login()),
+            server_caps: Arc::new(Caps::server()),
+            own_answer_caps: Arc::new(Caps::server_answering_us()),
+            config: Arc::clone(&config),
+        }));
+    }
+    let _ = live.set(all.clone());
     let mut senders = Vec::new();
     let mut threads = Vec::new();
-    for index in 0..shared.config.threads {
+    for index in 0..config.threads {
         let (sender, receiver) = mpsc::channel(HANDOVER_MAX);
-        let shared = Arc::clone(&shared);
         senders.push(sender);
         threads.push(
             thread::Builder::new()
                 .name(format!("weir-{index}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || worker(&shared, receiver))?,
+                .spawn(move || worker(receiver))?,
         );
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let result = runtime.block_on(control(Arc::clone(&shared), trigger, senders));
+    let result = runtime.block_on(async {
+        if matches!(config.role, Role::Folder(_)) {
+            begin(
+                &config,
+                &trigger,
+                &drain,
+                &health,
+                &live,
+                &metrics,
+                &mut background,
+            )
+            .await?;
+        }
+        control(
+            &all,
+            &health,
+            trigger.clone(),
+            drain.clone(),
+            senders,
+            &mut background,
+        )
+        .await
+    });
     for thread in threads {
         if thread.join().is_err() {
             tracing::error!("a thread ended by a panic");
@@ -293,12 +463,159 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     // The chain is closed in order; what the collector has not confirmed by then waits for the next start.
     let reason = if result.is_ok() { "drain" } else { "start failed" };
-    shared.spool.close(reason, Instant::now() + CLOSE_TIMEOUT);
+    spool.close(reason, Instant::now() + CLOSE_TIMEOUT);
     result
 }
 
-/// The workload, as whoever started us says it.
-fn workload(subject: &Subject) -> Claim {
+fn from_folder(config: &Config, role: &FolderRole) -> Result<Ready, StartError> {
+    let folder = PolicyFolder::load(
+        role.clone(),
+        config.secrets_dir.clone(),
+        config.allow_remote_clients,
+    )
+    .map_err(StartError::Policies)?;
+    Ok(Ready {
+        fronts: vec![Arc::clone(folder.front())],
+        source: Source::Folder(Arc::new(folder)),
+        subject: config.subject.clone(),
+        identity: None,
+        collector: config.collector.clone(),
+        collector_key: config.collector_key.clone(),
+        boot: Arc::default(),
+    })
+}
+
+/// Waits until policies are in force: those kept on disk at once, else those that the operator sends.
+async fn from_operator(
+    config: &Config,
+    pod: &Pod,
+    live: &Live,
+    background: &mut JoinSet<()>,
+) -> Result<Ready, StartError> {
+    let fronts: Vec<Arc<Front>> = pod
+        .captured
+        .iter()
+        .map(|one| Arc::new(Front::new(one.listen.clone(), one.endpoint.clone())))
+        .collect();
+    let policies = Arc::new(StreamedPolicies::new(
+        &pod.uid,
+        fronts.clone(),
+        config.secrets_dir.clone(),
+        TOO_OLD_GRACE,
+    ));
+    let client = IdentityClient::new(IdentityConfig {
+        operator: pod.operator.clone(),
+        token_file: pod.token_file.clone(),
+        identity_dir: pod.identity_dir.clone(),
+        bootstrap: pod.bootstrap.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    let identity = client.held();
+    let kept = KeptSnapshot::new(&config.spool_dir);
+    match kept.read() {
+        Ok(Some(signed)) => {
+            if let Answer::Ack(ack) = policies.take(&signed, &client.trust(), now()) {
+                tracing::info!(
+                    version = ack.version,
+                    "the kept policies are in force until the operator is heard"
+                );
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "the kept policies cannot be read"),
+    }
+    let boot = Arc::<OnceLock<String>>::default();
+    let (for_report, with_identity, of) = (Arc::clone(live), identity.clone(), Arc::clone(&policies));
+    let follow = Follow {
+        operator: pod.operator.clone(),
+        identity: identity.clone(),
+        trust: client.trust_updates(),
+        policies: Arc::clone(&policies),
+        kept,
+        captured: pod.captured_names(),
+        boot: Arc::clone(&boot),
+        report: Box::new(move || report(&for_report, Some(&with_identity), &of)),
+    };
+    background.spawn(client.run());
+    background.spawn(follow.run());
+    let looking = Arc::clone(&policies);
+    background.spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            looking.look(now());
+        }
+    });
+    tracing::info!(operator = pod.operator, "waiting for policies");
+    let mut headers = policies.header();
+    let header = headers
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|header| header.clone());
+    // The sender lives in `policies`, which is held here.
+    let header = header.ok_or_else(|| io::Error::other("the policies are gone"))?;
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(Ready {
+        source: Source::Stream(policies),
+        fronts,
+        subject: Subject {
+            service_account: Some(header.service_account),
+            ..Subject::default()
+        },
+        identity: Some(identity),
+        collector: given(header.collector.url),
+        collector_key: given(header.collector.log_key),
+        boot,
+    })
+}
+
+/// Signals and admin pages.
+async fn begin(
+    config: &Config,
+    trigger: &Trigger,
+    drain: &Drain,
+    health: &Health,
+    live: &Live,
+    metrics: &Metrics,
+    background: &mut JoinSet<()>,
+) -> Result<(), StartError> {
+    let trigger = trigger.clone();
+    background.spawn(async move {
+        if let Err(error) = trigger.on_signals().await {
+            tracing::error!(%error, "cannot listen to signals");
+        }
+    });
+    if let Some(admin) = &config.admin {
+        let listener = listen(&admin.host, admin.port).await?;
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let (live, for_status) = (Arc::clone(live), drain.clone());
+        let pages = Pages {
+            health: health.clone(),
+            registry: Arc::new(registry),
+            status: Arc::new(move || status(&live, &for_status)),
+            drain: drain.clone(),
+        };
+        tracing::info!(address = %admin, "admin pages");
+        background.spawn(async move {
+            if let Err(error) = service_runtime::admin::serve(listener, pages).await {
+                tracing::error!(%error, "the admin pages stopped");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The workload: as its certificate proves it, else as whoever started us says it.
+fn workload(subject: &Subject, identity: Option<&HeldIdentity>) -> Claim {
+    let held = identity.and_then(|held| held.borrow().clone());
+    if let Some(leaf) = held.as_ref().and_then(|held| held.identity.leaf())
+        && let Ok(Peer::Pod(pod)) = read_peer(leaf)
+    {
+        return Claim::verified(pod.workload());
+    }
     subject
         .service_account
         .as_ref()
@@ -306,7 +623,7 @@ fn workload(subject: &Subject) -> Claim {
 }
 
 /// One thread that serves connections.
-fn worker(shared: &Arc<Shared>, mut receiver: mpsc::Receiver<Accepted>) {
+fn worker(mut receiver: mpsc::Receiver<Accepted>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -321,8 +638,7 @@ fn worker(shared: &Arc<Shared>, mut receiver: mpsc::Receiver<Accepted>) {
             tokio::select! {
                 accepted = receiver.recv() => match accepted {
                     Some(accepted) => {
-                        let (shared, judge) = (Arc::clone(shared), Rc::clone(&judge));
-                        tasks.spawn_local(one(shared, judge, accepted));
+                        tasks.spawn_local(one(Rc::clone(&judge), accepted));
                     }
                     None => break,
                 },
@@ -350,8 +666,9 @@ impl Drop for Open {
     }
 }
 
-async fn one(shared: Arc<Shared>, judge: Rc<RefCell<Judge>>, accepted: Accepted) {
+async fn one(judge: Rc<RefCell<Judge>>, accepted: Accepted) {
     let Accepted {
+        shared,
         socket,
         peer,
         permit,
@@ -371,66 +688,67 @@ async fn one(shared: Arc<Shared>, judge: Rc<RefCell<Judge>>, accepted: Accepted)
     drop(permit);
 }
 
-/// The control thread: listens, watches, serves the admin pages.
+/// The control thread: listens and watches.
 async fn control(
-    shared: Arc<Shared>,
+    all: &[Arc<Shared>],
+    health: &Health,
     trigger: Trigger,
+    mut drain: Drain,
     senders: Vec<mpsc::Sender<Accepted>>,
+    background: &mut JoinSet<()>,
 ) -> Result<(), StartError> {
-    let health = Health::new(&["listener", "policies"]);
-    health.set("policies", true);
-    let mut background = JoinSet::new();
-    let last = trigger.clone();
-    background.spawn(async move {
-        if let Err(error) = trigger.on_signals().await {
-            tracing::error!(%error, "cannot listen to signals");
-        }
-    });
-    let listener = listen(&shared.config.listen.host, shared.config.listen.port).await?;
-    if let Some(admin) = &shared.config.admin {
-        let listener = listen(&admin.host, admin.port).await?;
-        let pages = pages(&shared, &health);
-        tracing::info!(address = %admin, "admin pages");
-        background.spawn(async move {
-            if let Err(error) = service_runtime::admin::serve(listener, pages).await {
-                tracing::error!(%error, "the admin pages stopped");
-            }
-        });
-    }
-    background.spawn(Arc::clone(&shared.policies).watch(shared.drain.clone()));
-    background.spawn(follow_policies(Arc::clone(&shared)));
-    background.spawn(poll_catalogs(Arc::clone(&shared)));
-    let policies = shared.policies.current();
-    tracing::info!(
-        listen = %shared.config.listen,
-        upstream = %policies.upstream.name,
-        dial = %policies.upstream.dial,
-        policies = policies.policy.names().collect::<Vec<_>>().join(", "),
-        "serving"
-    );
-    if policies.upstream.login != Login::PassThrough && shared.config.allow_remote_clients {
-        tracing::warn!(
-            "clients get in without a password, and the listener is open beyond loopback (--allow-remote-clients)"
+    let Some(first) = all.first() else {
+        return Err(StartError::Policies(vec!["no database is captured".to_owned()]));
+    };
+    let config = &first.config;
+    let mut accepting = JoinSet::new();
+    let permits = Arc::new(Semaphore::new(config.max_connections));
+    for shared in all {
+        let front = &shared.front;
+        let listener = listen(&front.listen.host, front.listen.port).await?;
+        let policies = front.policies();
+        tracing::info!(
+            listen = %front.listen,
+            upstream = %front.name(),
+            dial = policies.as_ref().map(|policies| policies.upstream.dial.to_string()),
+            policies = policies.as_ref().map(|policies| policies.policy.names().collect::<Vec<_>>().join(", ")),
+            "serving"
         );
+        let own = policies.is_some_and(|policies| policies.upstream.login != Login::PassThrough);
+        if own && config.allow_remote_clients {
+            tracing::warn!(
+                "clients get in without a password, and the listener is open beyond loopback (--allow-remote-clients)"
+            );
+        }
+        accepting.spawn(accept(
+            Arc::clone(shared),
+            listener,
+            Arc::clone(&permits),
+            senders.clone(),
+        ));
+        background.spawn(poll_catalogs(Arc::clone(shared)));
     }
+    drop(senders);
+    if let Source::Folder(folder) = &first.source {
+        background.spawn(Arc::clone(folder).watch(drain.clone()));
+    }
+    background.spawn(follow_policies(all.to_vec()));
     health.set("listener", true);
-    drop(policies);
-    accept(&shared, listener, senders).await;
-    tracing::info!(open = shared.metrics.open.get(), "draining");
-    let mut drain = shared.drain.clone();
+    while accepting.join_next().await.is_some() {}
+    tracing::info!(open = first.metrics.open.get(), "draining");
     let idle = async {
         // Sessions end themselves; the admin pages stay up until then.
-        while shared.metrics.open.get() > 0 {
+        while first.metrics.open.get() > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::select! {
         () = idle => {}
         // Whoever still logs in when the grace time is over is cut off.
-        () = tokio::time::sleep(shared.config.drain + AFTER_GRACE) => {}
+        () = tokio::time::sleep(config.drain + AFTER_GRACE) => {}
         () = drain.reached(Stage::Stopped) => {}
     }
-    last.advance(Stage::Stopped);
+    trigger.advance(Stage::Stopped);
     background.shutdown().await;
     Ok(())
 }
@@ -444,21 +762,13 @@ async fn listen(host: &str, port: u16) -> Result<TcpListener, StartError> {
         })
 }
 
-fn pages(shared: &Arc<Shared>, health: &Health) -> Pages {
-    let mut registry = Registry::default();
-    shared.metrics.register(&mut registry);
-    let for_status = Arc::clone(shared);
-    Pages {
-        health: health.clone(),
-        registry: Arc::new(registry),
-        status: Arc::new(move || for_status.status()),
-        drain: shared.drain.clone(),
-    }
-}
-
 /// Takes connections and hands them to the threads in turn, until the process drains.
-async fn accept(shared: &Arc<Shared>, listener: TcpListener, senders: Vec<mpsc::Sender<Accepted>>) {
-    let permits = Arc::new(Semaphore::new(shared.config.max_connections));
+async fn accept(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    permits: Arc<Semaphore>,
+    senders: Vec<mpsc::Sender<Accepted>>,
+) {
     let told = Arc::new(Semaphore::new(TOLD_MAX));
     let mut drain = shared.drain.clone();
     for sender in senders.iter().cycle() {
@@ -492,6 +802,7 @@ async fn accept(shared: &Arc<Shared>, listener: TcpListener, senders: Vec<mpsc::
             }
         };
         let accepted = Accepted {
+            shared: Arc::clone(&shared),
             socket,
             peer,
             permit,
@@ -503,27 +814,24 @@ async fn accept(shared: &Arc<Shared>, listener: TcpListener, senders: Vec<mpsc::
     }
 }
 
-/// Binds changed policies to the catalogs that are known.
-async fn follow_policies(shared: Arc<Shared>) {
-    let mut changes = shared.policies.changes();
-    let metrics = &shared.metrics;
+/// Records changes of the policies, and shows them.
+async fn follow_policies(all: Vec<Arc<Shared>>) {
+    let Some(first) = all.first() else { return };
+    let mut changes = first.source.changes();
+    let metrics = &first.metrics;
     let mut recorded = 0;
     loop {
-        let policies = shared.policies.current();
-        if recorded != policies.generation {
-            recorded = policies.generation;
-            record_policies(&shared, &policies);
+        let loaded = first.source.loaded();
+        if recorded != loaded.generation {
+            recorded = loaded.generation;
+            metrics.policy_generation.set(loaded.generation);
+            record_policies(first, loaded);
         }
-        for database in shared.databases.all() {
-            database.take_policies(&policies);
-        }
-        metrics.policy_generation.set(policies.generation);
-        let failed = !shared.policies.status().problems.is_empty();
+        let failed = !first.source.status().problems.is_empty();
         metrics.policy_load_failed.set(failed.into());
-        let unresolved: usize = shared
-            .databases
-            .all()
+        let unresolved: usize = all
             .iter()
+            .flat_map(|shared| shared.front.databases.all())
             .map(|database| database.unresolved().len())
             .sum();
         metrics
@@ -534,19 +842,19 @@ async fn follow_policies(shared: Arc<Shared>) {
     }
 }
 
-fn record_policies(shared: &Shared, policies: &Policies) {
+fn record_policies(shared: &Shared, loaded: Loaded) {
     let (time_us, mono_us) = shared.spool.now();
     let entry = Entry {
         time_us,
         mono_us,
         session: None,
         body: Body::PolicyChange(PolicyChange {
-            generation: policies.generation,
-            policies: policies.states.clone(),
-            origin: shared.config.policy_dir.display().to_string(),
+            generation: loaded.version,
+            policies: loaded.states,
+            origin: loaded.origin,
         }),
     };
-    shared.spool.record(entry, None, policies.policy.receipt_mode());
+    shared.spool.record(entry, None, shared.receipt_mode());
 }
 
 /// Reads catalogs again from time to time, where the sidecar has a login of its own.
@@ -555,10 +863,14 @@ async fn poll_catalogs(shared: Arc<Shared>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if shared.policies.current().upstream.login == Login::PassThrough {
+        let own = shared
+            .front
+            .policies()
+            .is_some_and(|policies| policies.upstream.login != Login::PassThrough);
+        if !own {
             continue;
         }
-        for database in shared.databases.all() {
+        for database in shared.front.databases.all() {
             if let Err(error) = shared.read_catalog(&database, Instant::now()).await {
                 shared.metrics.catalog_failures.inc();
                 tracing::error!(

@@ -1,10 +1,12 @@
 //! Towards the database: addresses, TLS, first packets.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -104,6 +106,45 @@ pub enum Login {
     Own(Credentials),
 }
 
+/// How a name becomes addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolve {
+    /// As the system does it.
+    System,
+    /// By DNS alone. In a pod the hosts file leads the name to the sidecar itself.
+    WithoutHostsFile,
+}
+
+impl Resolve {
+    async fn addresses(self, dial: &HostPort) -> Result<Vec<SocketAddr>, String> {
+        match self {
+            Self::System => tokio::net::lookup_host((dial.host.as_str(), dial.port))
+                .await
+                .map(Iterator::collect)
+                .map_err(|error| error.to_string()),
+            Self::WithoutHostsFile => {
+                if let Ok(address) = dial.host.parse::<IpAddr>() {
+                    return Ok(vec![SocketAddr::new(address, dial.port)]);
+                }
+                // Made anew each time: nothing is cached, so no TTL is outlived, and resolv.conf is read as it is now.
+                let mut builder = TokioResolver::builder_tokio().map_err(|error| error.to_string())?;
+                let options = builder.options_mut();
+                options.use_hosts_file = ResolveHosts::Never;
+                options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+                let resolver = builder.build().map_err(|error| error.to_string())?;
+                let found = resolver
+                    .lookup_ip(dial.host.as_str())
+                    .await
+                    .map_err(|error| error.to_string())?;
+                Ok(found
+                    .iter()
+                    .map(|address| SocketAddr::new(address, dial.port))
+                    .collect())
+            }
+        }
+    }
+}
+
 /// One database server and how to reach it.
 #[derive(Debug, Clone)]
 pub struct Upstream {
@@ -111,6 +152,8 @@ pub struct Upstream {
     pub name: HostPort,
     /// What is dialled.
     pub dial: HostPort,
+    /// How its name becomes addresses.
+    pub resolve: Resolve,
     /// TLS.
     pub tls: UpstreamTls,
     /// Login.
@@ -133,8 +176,9 @@ pub struct Connection {
 /// # Errors
 /// A [`Fatal`] that says what the database's side did.
 pub async fn connect(upstream: &Upstream) -> Result<Connection, Fatal> {
-    let addresses = tokio::net::lookup_host((upstream.dial.host.as_str(), upstream.dial.port))
+    let addresses = tokio::time::timeout(CONNECT_TIMEOUT, upstream.resolve.addresses(&upstream.dial))
         .await
+        .unwrap_or_else(|_| Err("no answer".to_owned()))
         .map_err(|error| unreachable(upstream, &format!("its name cannot be resolved: {error}")))?;
     let mut last = "its name has no address".to_owned();
     for address in addresses {

@@ -10,9 +10,12 @@ use receipts::Digest;
 use service_runtime::drain::{Drain, Stage};
 use tokio::sync::watch;
 
-use super::{LoadStatus, Loaded, Policies, SecretFiles, Seen, Ways, entries, for_endpoint, note_files, states};
+use super::{
+    LoadStatus, Loaded, Policies, SecretFiles, Seen, Ways, entries, for_endpoint, note_files, states,
+};
 use crate::config::FolderRole;
 use crate::front::{Front, InForce};
+use crate::upstream::Resolve;
 
 /// How often the folders are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -86,6 +89,7 @@ impl PolicyFolder {
             upstream_address: self.role.upstream_address.as_ref(),
             listen: &self.role.listen,
             allow_remote_clients: self.allow_remote_clients,
+            resolve: Resolve::System,
         };
         let endpoint = &self.front.endpoint;
         let policies = for_endpoint(&compiled.set, endpoint, &ways, generation)?.ok_or_else(|| {
@@ -222,4 +226,3 @@ fn endpoint_of(role: &FolderRole, set: &PolicySet) -> Result<Endpoint, Vec<Strin
         }
     }
 }
-

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::fatal::Fatal;
 use crate::tls::{Check, connector};
-use crate::upstream::{Credentials, HostPort, Login, SharedUpstream, Upstream, UpstreamTls};
+use crate::upstream::{Credentials, HostPort, Login, Resolve, SharedUpstream, Upstream, UpstreamTls};
 use folder::PolicyFolder;
 use stream::StreamedPolicies;
 
@@ -137,6 +137,7 @@ struct Ways<'a> {
     /// Where applications connect.
     listen: &'a HostPort,
     allow_remote_clients: bool,
+    resolve: Resolve,
 }
 
 /// The policies for one endpoint. `None`: there are none.
@@ -203,6 +204,7 @@ fn for_endpoint(
         upstream: Arc::new(Upstream {
             dial: ways.upstream_address.cloned().unwrap_or_else(|| name.clone()),
             name,
+            resolve: ways.resolve,
             tls,
             login,
         }),
@@ -215,10 +217,7 @@ fn states(set: &PolicySet, digests: &BTreeMap<String, Digest>, names: Option<&[&
         .filter(|one| names.is_none_or(|names| names.contains(&one.id.as_str())))
         .map(|one| PolicyState {
             name: one.id.clone(),
-            digest: digests
-                .get(&one.file)
-                .copied()
-                .unwrap_or_else(|| Digest::of(&[])),
+            digest: digests.get(&one.file).copied().unwrap_or_else(|| Digest::of(&[])),
         })
         .collect()
 }

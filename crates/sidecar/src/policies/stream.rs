@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{LoadStatus, Loaded, SecretFiles, Seen, Ways, for_endpoint, secrets_of, states};
 use crate::fatal::{EndKind, Fatal};
 use crate::front::{Closed, Front, InForce};
+use crate::upstream::Resolve;
 
 /// What became of a snapshot.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +50,8 @@ struct Taken {
     header: Header,
     set: PolicySet,
     digests: BTreeMap<String, Digest>,
+    /// Policies that ask for what this version does not do: the field, by the name the text came under.
+    not_built: BTreeMap<String, &'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -148,17 +151,26 @@ impl StreamedPolicies {
             Err(message) => {
                 let version = proto::Snapshot::decode(signed.snapshot.as_slice())
                     .map_or(0, |snapshot| snapshot.version);
-                return refuse(&mut state, version, vec![PolicyProblem {
-                    policy: String::new(),
-                    reason: "Refused".to_owned(),
-                    message,
-                }]);
+                return refuse(
+                    &mut state,
+                    version,
+                    vec![PolicyProblem {
+                        policy: String::new(),
+                        reason: "Refused".to_owned(),
+                        message,
+                    }],
+                );
             }
         };
         let (set, digests) = match problems {
             Ok(compiled) => compiled,
             Err(problems) => return refuse(&mut state, snapshot.version, problems),
         };
+        let not_built = snapshot
+            .policies
+            .iter()
+            .filter_map(|policy| Some((policy.name.clone(), not_built(&policy.manifest)?)))
+            .collect();
         let header = Header {
             version: snapshot.version,
             issued_at: snapshot.issued_at,
@@ -177,7 +189,12 @@ impl StreamedPolicies {
         self.header.send_replace(Some(header.clone()));
         state.ended = false;
         state.status.problems.clear();
-        state.taken = Some(Taken { header, set, digests });
+        state.taken = Some(Taken {
+            header,
+            set,
+            digests,
+            not_built,
+        });
         if same {
             // Only the times moved on.
             state.loaded.version = version;
@@ -195,8 +212,7 @@ impl StreamedPolicies {
         trust: &Trust,
         now: i64,
     ) -> Result<proto::Snapshot, String> {
-        let snapshot =
-            signed::verify(signed, trust, &self.pod_uid).map_err(|problem| problem.to_string())?;
+        let snapshot = signed::verify(signed, trust, &self.pod_uid).map_err(|problem| problem.to_string())?;
         signed::check_validity(&snapshot, now).map_err(|problem| problem.to_string())?;
         if let Some(taken) = &state.taken {
             // Replicas of the operator count from their own starts, so a later snapshot of another replica may have a
@@ -230,8 +246,18 @@ impl StreamedPolicies {
                 upstream_address: None,
                 listen: &front.listen,
                 allow_remote_clients: false,
+                resolve: Resolve::WithoutHostsFile,
             };
-            let in_force = match for_endpoint(&taken.set, &front.endpoint, &ways, generation) {
+            let not_built = taken
+                .set
+                .policies()
+                .filter(|policy| policy.endpoints.contains(&front.endpoint))
+                .find_map(|policy| taken.not_built.get(&policy.file));
+            let usable = match not_built {
+                Some(field) => Err(vec![not_built_yet(field)]),
+                None => for_endpoint(&taken.set, &front.endpoint, &ways, generation),
+            };
+            let in_force = match usable {
                 Ok(Some(policies)) => InForce::Policies(Arc::new(policies)),
                 Ok(None) => InForce::Closed {
                     why: Closed::NoPolicy,
@@ -247,7 +273,7 @@ impl StreamedPolicies {
             }
             front.put(in_force);
         }
-        let problems = problems_of(&taken.set, &captured, &self.secrets);
+        let problems = problems_of(taken, &captured, &self.secrets);
         for problem in &problems {
             tracing::warn!(
                 policy = problem.policy,
@@ -366,13 +392,27 @@ fn compile(snapshot: &proto::Snapshot) -> Result<Compiled, Vec<PolicyProblem>> {
     }
 }
 
+/// A field whose wish this version cannot grant. The compiler takes it; to ignore it would be to say yes and not do it.
+fn not_built(manifest: &str) -> Option<&'static str> {
+    let manifest: serde_json::Value = serde_json::from_str(manifest).ok()?;
+    let says = |path: &str| manifest.pointer(path).and_then(serde_json::Value::as_str);
+    if says("/spec/database/clientTLS/mode").is_some_and(|mode| mode != "Plain") {
+        return Some("clientTLS");
+    }
+    if says("/spec/database/targetSession").is_some_and(|target| target != "Any") {
+        return Some("targetSession");
+    }
+    None
+}
+
+fn not_built_yet(field: &str) -> String {
+    format!("spec.database.{field}: this weir-sidecar does not do that yet; leave the field out")
+}
+
 /// One reason for each policy that is not in force as it is written. A policy holds at the endpoints that were captured
 /// even if another of its endpoints was not: leaving it out there would lift its rules.
-fn problems_of(
-    set: &PolicySet,
-    captured: &BTreeSet<&Endpoint>,
-    secrets: &SecretFiles,
-) -> Vec<PolicyProblem> {
+fn problems_of(taken: &Taken, captured: &BTreeSet<&Endpoint>, secrets: &SecretFiles) -> Vec<PolicyProblem> {
+    let set = &taken.set;
     set.policies()
         .filter_map(|policy| {
             let problem = |reason: &str, message: String| PolicyProblem {
@@ -392,6 +432,9 @@ fn problems_of(
                     missing.join(", ")
                 );
                 return Some(problem("NotCaptured", message));
+            }
+            if let Some(field) = taken.not_built.get(&policy.file) {
+                return Some(problem("Invalid", not_built_yet(field)));
             }
             let missing = secrets_of(policy)
                 .into_iter()

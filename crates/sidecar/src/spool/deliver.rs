@@ -13,10 +13,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use control_api::client::Held;
+use control_api::peer::COLLECTOR_NAME;
+use control_api::tls::{Alpn, client_config};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use receipts::{
     BootId, Checkpoint, Digest, Gap, GapChain, LogHead, LogKey, SignedGroup, root_of_range,
     verify_consistency,
@@ -25,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use super::read::Pending;
 use super::record::{Next, Record, next};
-use super::{Entry, Shared, held, now_us, segments};
+use super::{Entry, HeldIdentity, Shared, held, now_us, segments};
 
 /// Groups of one request, in bytes.
 const REQUEST_BYTES: usize = 1 << 20;
@@ -39,16 +44,22 @@ const DELIVERED_FILE: &str = "delivered.json";
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     uri: hyper::Uri,
+    /// With mutual TLS, by this certificate.
+    identity: Option<HeldIdentity>,
 }
 
 impl Target {
-    pub(super) fn parse(url: &str) -> Option<Self> {
+    pub(super) fn parse(url: &str, identity: Option<HeldIdentity>) -> Option<Self> {
         let base: hyper::Uri = url.trim_end_matches('/').parse().ok()?;
-        if base.scheme_str() != Some("http") {
+        // A pod's receipts never go over plain HTTP, and nobody else has a certificate to show.
+        let scheme = if identity.is_some() { "https" } else { "http" };
+        if base.scheme_str() != Some(scheme) {
             return None;
         }
-        let uri = format!("http://{}/v1/ingest", base.authority()?).parse().ok()?;
-        Some(Self { uri })
+        let uri = format!("{scheme}://{}/v1/ingest", base.authority()?)
+            .parse()
+            .ok()?;
+        Some(Self { uri, identity })
     }
 }
 
@@ -158,7 +169,13 @@ pub(super) fn start(
     std::thread::Builder::new()
         .name("weir-delivery".to_owned())
         .spawn(move || {
-            let client = Client::builder(TokioExecutor::new()).build_http();
+            let client = match &target.identity {
+                Some(identity) => Carrier::Tls(TlsCarrier {
+                    identity: identity.clone(),
+                    open: None,
+                }),
+                None => Carrier::Plain(Client::builder(TokioExecutor::new()).build_http()),
+            };
             let delivery = Delivery {
                 shared,
                 target,
@@ -173,11 +190,90 @@ pub(super) fn start(
         })
 }
 
+/// What carries requests.
+enum Carrier {
+    Plain(Client<HttpConnector, Full<Bytes>>),
+    Tls(TlsCarrier),
+}
+
+/// One connection that is kept open, over mutual TLS.
+struct TlsCarrier {
+    identity: HeldIdentity,
+    /// With the certificate and the roots it was made by.
+    open: Option<(SendRequest<Full<Bytes>>, Arc<Held>)>,
+}
+
+impl Carrier {
+    async fn send(
+        &mut self,
+        request: hyper::Request<Full<Bytes>>,
+    ) -> Result<hyper::Response<Incoming>, String> {
+        match self {
+            Self::Plain(client) => client.request(request).await.map_err(|error| error.to_string()),
+            Self::Tls(carrier) => carrier.send(request).await,
+        }
+    }
+}
+
+impl TlsCarrier {
+    async fn send(
+        &mut self,
+        request: hyper::Request<Full<Bytes>>,
+    ) -> Result<hyper::Response<Incoming>, String> {
+        let held = self
+            .identity
+            .borrow()
+            .clone()
+            .ok_or("this pod has no certificate yet")?;
+        let (mut parts, body) = request.into_parts();
+        let authority = parts.uri.authority().ok_or("no authority")?.clone();
+        // Taken out: whatever fails or is given up on the way leaves no connection behind.
+        let open = self
+            .open
+            .take()
+            .filter(|(sender, by)| Arc::ptr_eq(by, &held) && !sender.is_closed());
+        let mut sender = match open {
+            Some((sender, _)) => sender,
+            None => connect_to(&authority, &held).await?,
+        };
+        sender.ready().await.map_err(|error| error.to_string())?;
+        if let Ok(host) = authority.as_str().parse() {
+            parts.headers.insert(hyper::header::HOST, host);
+        }
+        parts.uri = hyper::Uri::from_static("/v1/ingest");
+        let response = sender
+            .send_request(hyper::Request::from_parts(parts, body))
+            .await
+            .map_err(|error| error.to_string())?;
+        self.open = Some((sender, held));
+        Ok(response)
+    }
+}
+
+async fn connect_to(
+    authority: &hyper::http::uri::Authority,
+    held: &Held,
+) -> Result<SendRequest<Full<Bytes>>, String> {
+    let config =
+        client_config(&held.trust, Some(&held.identity), Alpn::Http1).map_err(|error| error.to_string())?;
+    let port = authority.port_u16().unwrap_or(443);
+    let target = format!("{}:{port}", authority.host());
+    let stream = control_api::tls::connect(&target, COLLECTOR_NAME, Arc::new(config))
+        .await
+        .map_err(|error| error.to_string())?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    // It ends with its sender; what broke it shows at the next request.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
 struct Delivery {
     shared: Arc<Shared>,
     target: Target,
     state: DeliveredState,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Carrier,
     /// Everything before this place was delivered or skipped.
     segment: u64,
     offset: u64,
@@ -368,9 +464,9 @@ impl Delivery {
         let exchange = async {
             let response = self
                 .client
-                .request(request)
+                .send(request)
                 .await
-                .map_err(|error| DeliveryError::Unreachable(error.to_string()))?;
+                .map_err(DeliveryError::Unreachable)?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
                 .collect()

@@ -54,6 +54,9 @@ const STRICT_WAIT: Duration = Duration::from_secs(10);
 /// Room under the cap that new statements leave for the outcomes of running ones.
 const OUTCOME_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// The pod's certificate, as it is renewed.
+pub type HeldIdentity = watch::Receiver<Option<Arc<control_api::client::Held>>>;
+
 /// How a spool is set up.
 #[derive(Debug, Clone)]
 pub struct SpoolConfig {
@@ -63,8 +66,10 @@ pub struct SpoolConfig {
     pub bytes_max: u64,
     /// A segment is closed once it is that large.
     pub segment_bytes: u64,
-    /// `http://host:port` of the collector.
+    /// `http://host:port` of the collector; `https://` needs `identity`.
     pub collector: Option<String>,
+    /// What is shown to a collector over mutual TLS.
+    pub identity: Option<HeldIdentity>,
     /// The collector's key, `name+hash+base64`. Without it the key of the first answer is kept and pinned.
     pub collector_key: Option<String>,
     /// For `chain.open`: program and version.
@@ -85,6 +90,7 @@ impl SpoolConfig {
             bytes_max: 1 << 30,
             segment_bytes: 16 << 20,
             collector: None,
+            identity: None,
             collector_key: None,
             program: concat!("weir-sidecar ", env!("CARGO_PKG_VERSION")).to_owned(),
             listen: None,
@@ -115,7 +121,7 @@ pub enum SpoolError {
     #[error("`{0}` is not the key of a log")]
     BadCollectorKey(String),
     /// The collector URL is not one we can use.
-    #[error("`{0}` is not an http://host:port address")]
+    #[error("`{0}` is not an http://host:port address (nor https:// in a pod)")]
     BadCollectorUrl(String),
 }
 
@@ -355,9 +361,10 @@ impl Spool {
             None => None,
         };
         let target = match &config.collector {
-            Some(url) => {
-                Some(deliver::Target::parse(url).ok_or_else(|| SpoolError::BadCollectorUrl(url.clone()))?)
-            }
+            Some(url) => Some(
+                deliver::Target::parse(url, config.identity.clone())
+                    .ok_or_else(|| SpoolError::BadCollectorUrl(url.clone()))?,
+            ),
             None => None,
         };
         make_private_folder(&config.dir).map_err(io)?;
