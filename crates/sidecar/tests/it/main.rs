@@ -11,5 +11,6 @@
 mod harness;
 mod life;
 mod logins;
+mod pod;
 mod startup;
 mod traffic;

@@ -1,0 +1,547 @@
+//! The sidecar of a pod: an operator of ours with a made authority, the real collector, a real PostgreSQL.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use control_api::client::now;
+use control_api::identity::{Identity, Trust};
+use control_api::peer::COLLECTOR_NAME;
+use control_api::proto::identity_server::{Identity as IdentityService, IdentityServer};
+use control_api::proto::policies_server::{Policies, PoliciesServer};
+use control_api::proto::sinks_server::{Sinks, SinksServer};
+use control_api::proto::{self, IssueReply, IssueRequest, sidecar_message};
+use control_api::signed::sign;
+use control_api::tls::{Alpn, ClientAuth, ConnectedPeer, incoming, server_config};
+use serde_json::json;
+use test_support::authority::{Authority, Signer};
+use test_support::{Process, Signal, binary, free_port, wait_for};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::harness::{field, get, message, psql, read_until, server, startup};
+
+const LISTEN: &str = "127.0.0.2";
+const UID: &str = "0b5e8a52-0000-4000-8000-000000000001";
+
+/// What the operator says; told to each stream at once.
+#[derive(Clone)]
+struct Says {
+    policies: Vec<proto::Policy>,
+    valid_seconds: i64,
+}
+
+#[derive(Clone)]
+struct Service {
+    authority: Arc<Authority>,
+    says: watch::Receiver<Says>,
+    version: Arc<AtomicU64>,
+    collector: String,
+    heard: Arc<Mutex<Vec<sidecar_message::Message>>>,
+}
+
+#[tonic::async_trait]
+impl IdentityService for Service {
+    async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueReply>, Status> {
+        let request = request.into_inner();
+        let spec = match request.token.as_str() {
+            "token-of-the-pod" => {
+                let uri = format!("spiffe://td/ns/shop/sa/report-agent/pod/{UID}");
+                self.authority.spec(&uri, None, Signer::Pods)
+            }
+            "token-of-the-collector" => self.authority.spec(
+                "spiffe://td/weir/collector",
+                Some(COLLECTOR_NAME),
+                Signer::Control,
+            ),
+            _ => return Err(Status::permission_denied("no such token")),
+        };
+        Ok(Response::new(IssueReply {
+            chain: self.authority.sign_request(&spec, &request.csr).unwrap(),
+            trust: Some(trust(&self.authority).to_proto()),
+            not_after: now() + 3600,
+            renew_at: now() + 2520,
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Policies for Service {
+    type FollowStream = ReceiverStream<Result<proto::OperatorMessage, Status>>;
+
+    async fn follow(
+        &self,
+        request: Request<Streaming<proto::SidecarMessage>>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        let peer = request.extensions().get::<ConnectedPeer>().unwrap().peer.clone();
+        assert!(matches!(peer, Some(control_api::peer::Peer::Pod(_))), "{peer:?}");
+        let mut messages = request.into_inner();
+        let (send, receive) = mpsc::channel(4);
+        let (service, mut says) = (self.clone(), self.says.clone());
+        tokio::spawn(async move {
+            says.mark_changed();
+            loop {
+                tokio::select! {
+                    message = messages.message() => match message {
+                        Ok(Some(message)) => service.heard.lock().unwrap().extend(message.message),
+                        Ok(None) | Err(_) => return,
+                    },
+                    _ = says.changed() => {
+                        let snapshot = service.snapshot(&says.borrow_and_update().clone());
+                        let message = proto::operator_message::Message::Snapshot(snapshot);
+                        let _ = send.send(Ok(proto::OperatorMessage { message: Some(message) })).await;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn issue_capture(
+        &self,
+        _: Request<proto::CaptureRequest>,
+    ) -> Result<Response<proto::CaptureReply>, Status> {
+        Err(Status::unimplemented("not asked for here"))
+    }
+}
+
+#[tonic::async_trait]
+impl Sinks for Service {
+    type FollowStream = ReceiverStream<Result<proto::CollectorOrder, Status>>;
+
+    async fn follow(
+        &self,
+        _: Request<Streaming<proto::CollectorMessage>>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        let (send, receive) = mpsc::channel(1);
+        tokio::spawn(async move { send.closed().await });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+}
+
+impl Service {
+    fn snapshot(&self, says: &Says) -> proto::SignedSnapshot {
+        let leaf = self.authority.operator().unwrap();
+        let version = self.version.fetch_add(1, Ordering::SeqCst) + 1;
+        let snapshot = proto::Snapshot {
+            version,
+            pod_uid: UID.to_owned(),
+            namespace: "shop".to_owned(),
+            service_account: "report-agent".to_owned(),
+            pod_name: "report-1".to_owned(),
+            issued_at: now(),
+            valid_until: now() + says.valid_seconds,
+            policies: says.policies.clone(),
+            hash: version.to_be_bytes().to_vec(),
+            collector: Some(proto::Collector {
+                url: self.collector.clone(),
+                log_key: String::new(),
+            }),
+        };
+        sign(&snapshot, &Identity::from_der(leaf.chain, leaf.key)).unwrap()
+    }
+}
+
+fn trust(authority: &Authority) -> Trust {
+    Trust::from_pem(&authority.root_pem()).unwrap()
+}
+
+/// A policy for the server's own endpoint; `rules` goes into `spec`, `database` into `spec.database`.
+fn policy(
+    name: &str,
+    generation: i64,
+    database: serde_json::Value,
+    rules: serde_json::Value,
+) -> proto::Policy {
+    let mut spec = json!({
+        "podSelector": {},
+        "database": {
+            "engine": "PostgreSQL", "host": "127.0.0.1", "port": server().port(), "tls": {"mode": "Disable"},
+            // As the API server completes it.
+            "clientTLS": {"mode": "Plain"}, "capture": {"mode": "Alias"}, "targetSession": "Any",
+        },
+    });
+    for (key, value) in database.as_object().unwrap() {
+        spec["database"][key] = value.clone();
+    }
+    for (key, value) in rules.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    let manifest = json!({
+        "apiVersion": "weir.dev/v1alpha1", "kind": "DatabaseAccessPolicy",
+        "metadata": {"name": name, "namespace": "shop", "generation": generation}, "spec": spec,
+    });
+    proto::Policy {
+        name: name.to_owned(),
+        uid: format!("uid-of-{name}"),
+        generation,
+        manifest: manifest.to_string(),
+    }
+}
+
+/// The sidecar's surroundings.
+struct Pod {
+    folder: tempfile::TempDir,
+    authority: Arc<Authority>,
+    operator: u16,
+    ingest: u16,
+    port: u16,
+    admin: u16,
+    says: watch::Sender<Says>,
+    version: Arc<AtomicU64>,
+    heard: Arc<Mutex<Vec<sidecar_message::Message>>>,
+}
+
+impl Pod {
+    fn new(policies: Vec<proto::Policy>, valid_seconds: i64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, token) in [
+            ("pod", "token-of-the-pod\n"),
+            ("collector", "token-of-the-collector\n"),
+        ] {
+            std::fs::write(folder.path().join(format!("{name}.token")), token).unwrap();
+        }
+        Self {
+            authority: Arc::new(Authority::new("td").unwrap()),
+            folder,
+            operator: free_port().unwrap(),
+            ingest: free_port().unwrap(),
+            port: free_port().unwrap(),
+            admin: free_port().unwrap(),
+            says: watch::Sender::new(Says {
+                policies,
+                valid_seconds,
+            }),
+            version: Arc::default(),
+            heard: Arc::default(),
+        }
+    }
+
+    /// An operator that runs until it is shut down, with all its connections.
+    fn operator(&self) -> Runtime {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let service = Service {
+            authority: Arc::clone(&self.authority),
+            says: self.says.subscribe(),
+            version: Arc::clone(&self.version),
+            collector: format!("https://127.0.0.1:{}", self.ingest),
+            heard: Arc::clone(&self.heard),
+        };
+        let leaf = self.authority.operator().unwrap();
+        let config = server_config(
+            &trust(&self.authority),
+            &Identity::from_der(leaf.chain, leaf.key),
+            ClientAuth::Optional,
+            Alpn::H2,
+        )
+        .unwrap();
+        let address = format!("127.0.0.1:{}", self.operator);
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+            let router = tonic::transport::Server::builder()
+                .add_service(IdentityServer::new(service.clone()))
+                .add_service(PoliciesServer::new(service.clone()))
+                .add_service(SinksServer::new(service));
+            tokio::spawn(
+                router.serve_with_incoming(incoming(listener, Arc::new(ArcSwap::from_pointee(config)))),
+            );
+        });
+        runtime
+    }
+
+    fn collector(&self) -> (Process, u16) {
+        let pages = free_port().unwrap();
+        let at = |name: &str| self.folder.path().join(name);
+        std::fs::write(at("roots.pem"), self.authority.root_pem()).unwrap();
+        let mut command = Command::new(binary("weir-collector").unwrap());
+        command
+            .args(["--listen", &format!("127.0.0.1:{pages}")])
+            .args(["--operator", &format!("127.0.0.1:{}", self.operator)])
+            .args(["--ingest", &format!("127.0.0.1:{}", self.ingest)])
+            .arg("--data-dir")
+            .arg(at("log"))
+            .arg("--token-file")
+            .arg(at("collector.token"))
+            .arg("--identity-dir")
+            .arg(at("collector-identity"))
+            .arg("--trust-bundle-file")
+            .arg(at("roots.pem"));
+        let process = Process::start(command, &at("collector.log"), Signal::Kill).unwrap();
+        wait_for("the collector", 60, || {
+            get(pages, "/readyz").filter(|(status, _)| *status == 200)
+        })
+        .unwrap();
+        (process, pages)
+    }
+
+    /// The container, as the webhook writes its environment.
+    fn sidecar(&self) -> Process {
+        self.sidecar_with(json!([{
+            "host": "127.0.0.1", "port": server().port(), "listen": format!("{LISTEN}:{}", self.port),
+        }]))
+    }
+
+    fn sidecar_with(&self, captured: serde_json::Value) -> Process {
+        let at = |name: &str| self.folder.path().join(name);
+        let mut command = Command::new(binary("weir-sidecar").unwrap());
+        command
+            .env("WEIR_OPERATOR", format!("127.0.0.1:{}", self.operator))
+            .env("WEIR_TRUST_BUNDLE", self.authority.root_pem())
+            .env("WEIR_CAPTURED", captured.to_string())
+            .env("WEIR_POD_NAME", "report-1")
+            .env("WEIR_POD_NAMESPACE", "shop")
+            .env("WEIR_POD_UID", UID)
+            .env("WEIR_POD_IP", "127.0.0.1")
+            .env("WEIR_ADMIN_PORT", self.admin.to_string())
+            .env("WEIR_TOKEN_FILE", at("pod.token"))
+            .env("WEIR_IDENTITY_DIR", at("identity"))
+            .env("WEIR_SPOOL_DIR", at("spool"))
+            .env("WEIR_SPOOL_BYTES_MAX", "67108864")
+            .env("WEIR_SECRETS_DIR", at("secrets"))
+            .env("WEIR_CA_DIR", at("ca"));
+        Process::start(command, &at("sidecar.log"), Signal::Kill).unwrap()
+    }
+
+    fn ready(&self, process: &mut Process) {
+        wait_for("the sidecar to be ready", 60, || {
+            assert!(process.ended().is_none(), "the sidecar ended: {}", process.log());
+            get(self.admin, "/readyz").filter(|(status, _)| *status == 200)
+        })
+        .unwrap();
+    }
+
+    /// Says something else and waits until the sidecar answered that.
+    fn say(&self, policies: Vec<proto::Policy>) -> sidecar_message::Message {
+        let before = self.version.load(Ordering::SeqCst);
+        self.says.send_modify(|says| says.policies = policies);
+        wait_for("the sidecar's answer", 20, || {
+            let heard = self.heard.lock().unwrap();
+            heard
+                .iter()
+                .find(|message| match message {
+                    sidecar_message::Message::Ack(ack) => ack.version > before,
+                    sidecar_message::Message::Nack(nack) => nack.version > before,
+                    sidecar_message::Message::Hello(_) | sidecar_message::Message::Report(_) => false,
+                })
+                .cloned()
+        })
+        .unwrap()
+    }
+
+    fn psql(&self, sql: &str) -> Output {
+        psql(
+            self.port,
+            &format!("host={LISTEN} user=trust_user dbname=shop"),
+            sql,
+        )
+    }
+
+    fn error(&self, sql: &str) -> String {
+        let output = self.psql(sql);
+        assert!(!output.status.success(), "it must be refused: {sql}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+}
+
+fn open() -> serde_json::Value {
+    json!({"defaultAction": "Allow"})
+}
+
+fn closed() -> serde_json::Value {
+    json!({"defaultAction": "Deny", "access": [{"name": "catalog", "actions": ["Select"], "tables": ["public.nothing"]}]})
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn segments(folder: &Path) -> usize {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|end| end == "seg"))
+        .count()
+}
+
+#[test]
+fn a_pod_is_led_by_the_operator_and_goes_on_without_it() {
+    server()
+        .psql(
+            "shop",
+            "create table if not exists led (a int); grant all on led to public",
+        )
+        .unwrap();
+    let pod = Pod::new(vec![policy("orders", 1, json!({}), open())], 3600);
+    let mut sidecar = pod.sidecar();
+    // It lives and waits, and nothing is let through.
+    wait_for("its pages", 30, || {
+        get(pod.admin, "/healthz").filter(|(status, _)| *status == 200)
+    })
+    .unwrap();
+    let (status, body) = get(pod.admin, "/readyz").unwrap();
+    assert_eq!((status, body.contains("policies")), (503, true), "{body}");
+    assert!(!pod.psql("select 1").status.success());
+
+    let operator = pod.operator();
+    let (_collector, pages) = pod.collector();
+    pod.ready(&mut sidecar);
+    assert_eq!(
+        said(&pod.psql("select count(*) from led")),
+        "0",
+        "{}",
+        sidecar.log()
+    );
+
+    // A change holds for the next statement of a session that is open.
+    let mut session = std::net::TcpStream::connect((LISTEN, pod.port)).unwrap();
+    session
+        .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+        .unwrap();
+    session
+        .write_all(&startup(196_608, &[("user", "trust_user"), ("database", "shop")]))
+        .unwrap();
+    read_until(&mut session, b'Z');
+    let mut ask = |sql: &[u8]| {
+        session.write_all(&message(b'Q', sql)).unwrap();
+        read_until(&mut session, b'Z')
+            .iter()
+            .find(|(tag, _)| *tag == b'E')
+            .map(|(_, body)| field(body, b'M'))
+    };
+    assert_eq!(ask(b"select a from led\0"), None);
+    let answer = pod.say(vec![policy("orders", 2, json!({}), closed())]);
+    assert!(
+        matches!(&answer, sidecar_message::Message::Ack(ack) if ack.problems.is_empty()),
+        "{answer:?}"
+    );
+    let refused = ask(b"select a from led\0").expect("it must be refused");
+    assert!(refused.contains("WEIR-"), "{refused}");
+
+    // What does not compile is answered no, and what was in force stays.
+    let answer = pod.say(vec![policy(
+        "orders",
+        3,
+        json!({}),
+        json!({"defaultAction": "Perhaps"}),
+    )]);
+    assert!(matches!(&answer, sidecar_message::Message::Nack(_)), "{answer:?}");
+    assert!(ask(b"select a from led\0").is_some());
+
+    // The receipts are with the collector, under the proved workload.
+    wait_for("receipts at the collector", 30, || {
+        let (_, audit) = get(pages, "/v1/audit")?;
+        (audit.contains("spiffe://td/ns/shop/sa/report-agent") && audit.contains("verified")).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}\n{:?}", sidecar.log(), get(pages, "/v1/audit")));
+    wait_for("a report", 20, || {
+        let heard = pod.heard.lock().unwrap();
+        heard
+            .iter()
+            .any(|message| matches!(message, sidecar_message::Message::Report(report) if report.leaf_not_after > now()))
+            .then_some(())
+    })
+    .unwrap();
+
+    // Without the operator, and after a restart without it: enforced all the same.
+    operator.shutdown_background();
+    assert!(pod.error("select a from led").contains("WEIR-"));
+    sidecar.stop(Signal::Kill, 20).unwrap();
+    let mut sidecar = pod.sidecar();
+    pod.ready(&mut sidecar);
+    assert!(pod.error("select a from led").contains("WEIR-"));
+    assert_eq!(said(&pod.psql("select 1")), "1", "{}", sidecar.log());
+
+    // The end: delivered before it goes.
+    let status = sidecar.stop(Signal::Term, 30).unwrap();
+    assert!(status.success(), "{}", sidecar.log());
+    let (_, audit) = get(pages, "/v1/audit").unwrap();
+    assert!(audit.contains("chain.close"), "{audit}");
+    assert!(segments(&pod.folder.path().join("spool")) <= 1);
+}
+
+#[test]
+fn policies_that_are_too_old_begin_no_session() {
+    let pod = Pod::new(vec![policy("orders", 1, json!({}), open())], 8);
+    let _operator = pod.operator();
+    let mut sidecar = pod.sidecar();
+    pod.ready(&mut sidecar);
+    assert_eq!(said(&pod.psql("select 1")), "1", "{}", sidecar.log());
+    let error = wait_for("the end of the policies", 30, || {
+        let output = pod.psql("select 1");
+        (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    })
+    .unwrap();
+    assert!(error.contains("WEIR-093"), "{error}");
+    // Newer ones mend it.
+    pod.says.send_modify(|says| says.valid_seconds = 3600);
+    wait_for("sessions again", 20, || {
+        pod.psql("select 1").status.success().then_some(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_endpoint_without_a_usable_policy_is_closed() {
+    let pod = Pod::new(Vec::new(), 3600);
+    let _operator = pod.operator();
+    let mut sidecar = pod.sidecar();
+    pod.ready(&mut sidecar);
+    let error = pod.error("select 1");
+    assert!(error.contains("WEIR-092"), "{error}");
+    for database in [
+        json!({"targetSession": "ReadWrite"}),
+        json!({"clientTLS": {"mode": "Serve"}}),
+    ] {
+        let field = database.as_object().unwrap().keys().next().unwrap().clone();
+        let answer = pod.say(vec![policy("orders", 1, database, open())]);
+        let sidecar_message::Message::Ack(ack) = &answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(ack.problems.len(), 1, "{ack:?}");
+        assert!(ack.problems[0].message.contains(&field), "{ack:?}");
+        let error = pod.error("select 1");
+        assert!(error.contains("WEIR-095") && error.contains(&field), "{error}");
+    }
+    // A policy that names more than the pod captured holds where it can, and says what is missing.
+    let more = json!({"otherEndpoints": [{"host": "orders-ro.shop.svc", "port": 5432}]});
+    let answer = pod.say(vec![policy("orders", 2, more, open())]);
+    let sidecar_message::Message::Ack(ack) = &answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(ack.problems[0].reason, "NotCaptured", "{ack:?}");
+    assert_eq!(said(&pod.psql("select 1")), "1", "{}", sidecar.log());
+}
+
+#[test]
+fn a_kept_snapshot_of_another_authority_is_not_taken() {
+    let pod = Pod::new(vec![policy("orders", 1, json!({}), open())], 3600);
+    let operator = pod.operator();
+    let mut sidecar = pod.sidecar();
+    pod.ready(&mut sidecar);
+    sidecar.stop(Signal::Kill, 20).unwrap();
+    operator.shutdown_background();
+    // The same pod, but it trusts others now: what is on disk proves nothing to it.
+    let mut other = Pod::new(vec![policy("orders", 1, json!({}), open())], 3600);
+    std::fs::remove_dir_all(pod.folder.path().join("identity")).unwrap();
+    other.folder = pod.folder;
+    let process = other.sidecar();
+    wait_for("the refusal", 30, || {
+        process.log().contains("a snapshot is refused").then_some(())
+    })
+    .unwrap();
+    let (status, _) = wait_for("its pages", 30, || get(other.admin, "/readyz")).unwrap();
+    assert_eq!(status, 503);
+    // Nothing of it is in force until an operator that is trusted speaks.
+    let _operator = other.operator();
+    let mut process = process;
+    other.ready(&mut process);
+}
