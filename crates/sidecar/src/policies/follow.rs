@@ -119,7 +119,7 @@ impl Follow {
                             *served = true;
                             let answer = match self.policies.take(&snapshot, &held.trust, now()) {
                                 Answer::Ack(ack) => {
-                                    // Said to be in force only once it outlives a restart.
+                                    // Kept before it is acknowledged. Without a disk it is in force all the same.
                                     if let Err(error) = self.kept.write(&snapshot) {
                                         tracing::error!(%error, "the snapshot cannot be kept: a restart would need the operator");
                                     }

@@ -174,7 +174,7 @@ pub(super) fn start(
                     identity: identity.clone(),
                     open: None,
                 }),
-                None => Carrier::Plain(Client::builder(TokioExecutor::new()).build_http()),
+                None => Carrier::Plain(Box::new(Client::builder(TokioExecutor::new()).build_http())),
             };
             let delivery = Delivery {
                 shared,
@@ -192,7 +192,7 @@ pub(super) fn start(
 
 /// What carries requests.
 enum Carrier {
-    Plain(Client<HttpConnector, Full<Bytes>>),
+    Plain(Box<Client<HttpConnector, Full<Bytes>>>),
     Tls(TlsCarrier),
 }
 
