@@ -83,9 +83,6 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("spec.identity", "`identity`"),
     ("spec.approvals", "`approvals`"),
     ("spec.budgets", "`budgets`"),
-    ("spec.database.clientTLS", "`clientTLS`"),
-    ("spec.database.capture", "`capture`"),
-    ("spec.database.targetSession", "`targetSession`"),
     ("spec.receipts.capture", "`receipts.capture`"),
     ("spec.receipts.rowLedger", "`receipts.rowLedger`"),
 ];
@@ -450,7 +447,15 @@ impl Checker<'_> {
         self.selector(&spec.pod_selector);
         let tls = self.tls(&spec.database.tls);
         let credentials = self.credentials(&spec.database);
+        let not_served = if spec.database.client_tls.mode != crd::ClientTlsMode::Plain {
+            Some("clientTLS")
+        } else if spec.database.target_session != crd::TargetSession::Any {
+            Some("targetSession")
+        } else {
+            None
+        };
         Policy {
+            not_served,
             id,
             file,
             namespace: self.namespace.clone(),

@@ -87,21 +87,6 @@ const WRONG: &[(&str, &str, &str)] = &[
         "not built yet",
     ),
     (
-        "database: {engine: PostgreSQL, host: a, clientTLS: {mode: Serve}}",
-        "spec.database.clientTLS",
-        "not built yet",
-    ),
-    (
-        "database: {engine: PostgreSQL, host: a, capture: {mode: Env}}",
-        "spec.database.capture",
-        "not built yet",
-    ),
-    (
-        "database: {engine: PostgreSQL, host: a, targetSession: Any}",
-        "spec.database.targetSession",
-        "not built yet",
-    ),
-    (
         "database: {engine: MySQL, host: a}",
         "spec.database.engine",
         "MySQL is not built yet",

@@ -199,7 +199,21 @@ fn compile(folder: &Path) -> Result<Compiled, Vec<String>> {
         .map(|manifest| (manifest.name.clone(), Digest::of(&[manifest.text.as_bytes()])))
         .collect();
     match access_policy::compile(&manifests) {
-        Ok(set) => Ok(Compiled { set, digests }),
+        Ok(set) => {
+            let not_served = set.policies().filter_map(|policy| {
+                let field = policy.not_served?;
+                Some(format!(
+                    "{}: spec.database.{field}: this weir-sidecar does not do that yet; leave the field out",
+                    policy.file
+                ))
+            });
+            let not_served: Vec<String> = not_served.collect();
+            if not_served.is_empty() {
+                Ok(Compiled { set, digests })
+            } else {
+                Err(not_served)
+            }
+        }
         Err(problems) => Err(problems.iter().map(ToString::to_string).collect()),
     }
 }
