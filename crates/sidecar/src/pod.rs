@@ -1,13 +1,13 @@
 //! What a pod's sidecar is told by its environment (written by the webhook; the names are in `pod-injection`).
 
-use std::net::IpAddr;
+use std::net::{AddrParseError, IpAddr};
 use std::path::PathBuf;
 
 use access_policy::Endpoint;
 use control_api::identity::Trust;
 use pod_injection::contract::{
-    self, Captured, ENV_ADMIN_PORT, ENV_CA_DIR, ENV_CAPTURED, ENV_IDENTITY_DIR, ENV_OPERATOR, ENV_POD_IP,
-    ENV_POD_NAME, ENV_POD_NAMESPACE, ENV_POD_UID, ENV_SPOOL_BYTES_MAX, ENV_TOKEN_FILE, ENV_TRUST_BUNDLE,
+    self, Captured, ENV_ADMIN_PORT, ENV_CAPTURED, ENV_IDENTITY_DIR, ENV_OPERATOR, ENV_POD_IP, ENV_POD_NAME,
+    ENV_POD_NAMESPACE, ENV_POD_UID, ENV_SPOOL_BYTES_MAX, ENV_TOKEN_FILE, ENV_TRUST_BUNDLE,
 };
 
 use crate::config::ConfigError;
@@ -36,8 +36,6 @@ pub struct Pod {
     pub identity_dir: PathBuf,
     /// Cap of the spool.
     pub spool_bytes_max: Option<u64>,
-    /// Where `ca.crt` is written for the application.
-    pub ca_dir: Option<PathBuf>,
 }
 
 /// One governed endpoint that was captured.
@@ -75,12 +73,9 @@ impl Pod {
                 })
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
-        let ip = match given(ENV_POD_IP) {
-            Some(text) => text
-                .parse::<IpAddr>()
-                .map_err(|error| wrong(ENV_POD_IP, error.to_string()))?,
-            None => return Err(wrong(ENV_POD_IP, "is needed in a pod")),
-        };
+        let ip: IpAddr = needed(ENV_POD_IP)?
+            .parse()
+            .map_err(|error: AddrParseError| wrong(ENV_POD_IP, error.to_string()))?;
         let port = match given(ENV_ADMIN_PORT) {
             Some(text) => text
                 .parse()
@@ -107,7 +102,6 @@ impl Pod {
                         .map_err(|_| wrong(ENV_SPOOL_BYTES_MAX, format!("`{text}` is no number of bytes")))
                 })
                 .transpose()?,
-            ca_dir: given(ENV_CA_DIR).map(PathBuf::from),
         }))
     }
 

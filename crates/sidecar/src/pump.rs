@@ -613,7 +613,6 @@ impl Pump {
     }
 }
 
-/// Nothing of what stands behind the record may go out.
 fn no_policy_any_more() -> Fatal {
     Fatal::new(
         EndKind::Refused,
@@ -622,6 +621,7 @@ fn no_policy_any_more() -> Fatal {
     )
 }
 
+/// Nothing of what stands behind the record may go out.
 fn not_recorded(reason: &str) -> End {
     End::Tell(Fatal::new(
         EndKind::Receipts,

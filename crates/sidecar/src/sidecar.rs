@@ -339,21 +339,15 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let health = Health::new(&["listener", "policies"]);
     let (live, metrics) = (Live::default(), Metrics::default());
     let mut background = JoinSet::new();
+    let begin = async |background: &mut JoinSet<()>| {
+        begin(&config, &trigger, &drain, &health, &live, &metrics, background).await
+    };
     let ready = runtime.block_on(async {
         let ready = match &config.role {
             Role::Folder(role) => from_folder(&config, role)?,
             Role::Pod(pod) => {
                 // A pod waits for its first policies in view of its probes.
-                begin(
-                    &config,
-                    &trigger,
-                    &drain,
-                    &health,
-                    &live,
-                    &metrics,
-                    &mut background,
-                )
-                .await?;
+                begin(&mut background).await?;
                 let mut stop = drain.clone();
                 tokio::select! {
                     ready = from_operator(&config, pod, &live, &mut background) => ready?,
@@ -435,16 +429,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     }
     let result = runtime.block_on(async {
         if matches!(config.role, Role::Folder(_)) {
-            begin(
-                &config,
-                &trigger,
-                &drain,
-                &health,
-                &live,
-                &metrics,
-                &mut background,
-            )
-            .await?;
+            begin(&mut background).await?;
         }
         control(
             &all,

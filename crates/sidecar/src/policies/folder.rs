@@ -11,7 +11,8 @@ use service_runtime::drain::{Drain, Stage};
 use tokio::sync::watch;
 
 use super::{
-    LoadStatus, Loaded, Policies, SecretFiles, Seen, Ways, entries, for_endpoint, note_files, states,
+    LoadStatus, Loaded, Policies, SecretFiles, Seen, Ways, digests, entries, for_endpoint, not_served,
+    note_files, states,
 };
 use crate::config::FolderRole;
 use crate::front::{Front, InForce};
@@ -194,28 +195,19 @@ fn compile(folder: &Path) -> Result<Compiled, Vec<String>> {
             text,
         });
     }
-    let digests = manifests
-        .iter()
-        .map(|manifest| (manifest.name.clone(), Digest::of(&[manifest.text.as_bytes()])))
+    let set = access_policy::compile(&manifests)
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let problems: Vec<String> = set
+        .policies()
+        .filter_map(|policy| Some(format!("{}: {}", policy.file, not_served(policy)?)))
         .collect();
-    match access_policy::compile(&manifests) {
-        Ok(set) => {
-            let not_served = set.policies().filter_map(|policy| {
-                let field = policy.not_served?;
-                Some(format!(
-                    "{}: spec.database.{field}: this weir-sidecar does not do that yet; leave the field out",
-                    policy.file
-                ))
-            });
-            let not_served: Vec<String> = not_served.collect();
-            if not_served.is_empty() {
-                Ok(Compiled { set, digests })
-            } else {
-                Err(not_served)
-            }
-        }
-        Err(problems) => Err(problems.iter().map(ToString::to_string).collect()),
+    if !problems.is_empty() {
+        return Err(problems);
     }
+    Ok(Compiled {
+        digests: digests(&manifests),
+        set,
+    })
 }
 
 fn endpoint_of(role: &FolderRole, set: &PolicySet) -> Result<Endpoint, Vec<String>> {

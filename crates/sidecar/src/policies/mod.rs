@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use access_policy::policy::{MaskSpec, Policy, TlsMode};
-use access_policy::{DatabasePolicy, Endpoint, PolicySet, SecretBytes, SecretKey, SecretSource};
+use access_policy::{DatabasePolicy, Endpoint, Manifest, PolicySet, SecretBytes, SecretKey, SecretSource};
 use receipts::{Digest, PolicyState};
 use tokio::sync::watch;
 
@@ -209,6 +209,22 @@ fn for_endpoint(
             login,
         }),
     }))
+}
+
+/// SHA-256 of each manifest, by its name.
+fn digests(manifests: &[Manifest]) -> BTreeMap<String, Digest> {
+    manifests
+        .iter()
+        .map(|manifest| (manifest.name.clone(), Digest::of(&[manifest.text.as_bytes()])))
+        .collect()
+}
+
+/// Why a policy cannot be enforced as it is written, though it compiles.
+fn not_served(policy: &Policy) -> Option<String> {
+    let field = policy.not_served?;
+    Some(format!(
+        "spec.database.{field}: this weir-sidecar does not do that yet; leave the field out"
+    ))
 }
 
 /// Policies with the digests of their texts, by the names the texts came under.

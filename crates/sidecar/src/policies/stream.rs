@@ -13,7 +13,9 @@ use prost::Message as _;
 use receipts::Digest;
 use tokio::sync::watch;
 
-use super::{LoadStatus, Loaded, SecretFiles, Seen, Ways, for_endpoint, secrets_of, states};
+use super::{
+    LoadStatus, Loaded, SecretFiles, Seen, Ways, digests, for_endpoint, not_served, secrets_of, states,
+};
 use crate::fatal::{EndKind, Fatal};
 use crate::front::{Closed, Front, InForce};
 use crate::upstream::Resolve;
@@ -50,8 +52,6 @@ struct Taken {
     header: Header,
     set: PolicySet,
     digests: BTreeMap<String, Digest>,
-    /// Policies that ask for what this version does not do: the field, by the name the text came under.
-    not_built: BTreeMap<String, &'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -143,11 +143,8 @@ impl StreamedPolicies {
     /// Takes a snapshot: everything is compiled first, then it is in force for the next statement of every session.
     pub fn take(&self, signed: &SignedSnapshot, trust: &Trust, now: i64) -> Answer {
         let mut state = self.lock();
-        let (snapshot, problems) = match self.check(&state, signed, trust, now) {
-            Ok(snapshot) => match compile(&snapshot) {
-                Ok(compiled) => (snapshot, Ok(compiled)),
-                Err(problems) => (snapshot, Err(problems)),
-            },
+        let snapshot = match self.check(&state, signed, trust, now) {
+            Ok(snapshot) => snapshot,
             Err(message) => {
                 let version = proto::Snapshot::decode(signed.snapshot.as_slice())
                     .map_or(0, |snapshot| snapshot.version);
@@ -162,15 +159,10 @@ impl StreamedPolicies {
                 );
             }
         };
-        let (set, digests) = match problems {
+        let (set, digests) = match compile(&snapshot) {
             Ok(compiled) => compiled,
             Err(problems) => return refuse(&mut state, snapshot.version, problems),
         };
-        let not_built = snapshot
-            .policies
-            .iter()
-            .filter_map(|policy| Some((policy.name.clone(), not_built(&policy.manifest)?)))
-            .collect();
         let header = Header {
             version: snapshot.version,
             issued_at: snapshot.issued_at,
@@ -189,12 +181,7 @@ impl StreamedPolicies {
         self.header.send_replace(Some(header.clone()));
         state.ended = false;
         state.status.problems.clear();
-        state.taken = Some(Taken {
-            header,
-            set,
-            digests,
-            not_built,
-        });
+        state.taken = Some(Taken { header, set, digests });
         if same {
             // Only the times moved on.
             state.loaded.version = version;
@@ -248,13 +235,13 @@ impl StreamedPolicies {
                 allow_remote_clients: false,
                 resolve: Resolve::WithoutHostsFile,
             };
-            let not_built = taken
+            let problem = taken
                 .set
                 .policies()
                 .filter(|policy| policy.endpoints.contains(&front.endpoint))
-                .find_map(|policy| taken.not_built.get(&policy.file));
-            let usable = match not_built {
-                Some(field) => Err(vec![not_built_yet(field)]),
+                .find_map(not_served);
+            let usable = match problem {
+                Some(problem) => Err(vec![problem]),
                 None => for_endpoint(&taken.set, &front.endpoint, &ways, generation),
             };
             let in_force = match usable {
@@ -273,7 +260,7 @@ impl StreamedPolicies {
             }
             front.put(in_force);
         }
-        let problems = problems_of(taken, &captured, &self.secrets);
+        let problems = problems_of(&taken.set, &captured, &self.secrets);
         for problem in &problems {
             tracing::warn!(
                 policy = problem.policy,
@@ -375,12 +362,8 @@ fn compile(snapshot: &proto::Snapshot) -> Result<Compiled, Vec<PolicyProblem>> {
             text: policy.manifest.clone(),
         })
         .collect();
-    let digests = manifests
-        .iter()
-        .map(|manifest| (manifest.name.clone(), Digest::of(&[manifest.text.as_bytes()])))
-        .collect();
     match access_policy::compile(&manifests) {
-        Ok(set) => Ok((set, digests)),
+        Ok(set) => Ok((set, digests(&manifests))),
         Err(problems) => Err(problems
             .iter()
             .map(|problem| PolicyProblem {
@@ -392,27 +375,9 @@ fn compile(snapshot: &proto::Snapshot) -> Result<Compiled, Vec<PolicyProblem>> {
     }
 }
 
-/// A field whose wish this version cannot grant. The compiler takes it; to ignore it would be to say yes and not do it.
-fn not_built(manifest: &str) -> Option<&'static str> {
-    let manifest: serde_json::Value = serde_json::from_str(manifest).ok()?;
-    let says = |path: &str| manifest.pointer(path).and_then(serde_json::Value::as_str);
-    if says("/spec/database/clientTLS/mode").is_some_and(|mode| mode != "Plain") {
-        return Some("clientTLS");
-    }
-    if says("/spec/database/targetSession").is_some_and(|target| target != "Any") {
-        return Some("targetSession");
-    }
-    None
-}
-
-fn not_built_yet(field: &str) -> String {
-    format!("spec.database.{field}: this weir-sidecar does not do that yet; leave the field out")
-}
-
 /// One reason for each policy that is not in force as it is written. A policy holds at the endpoints that were captured
 /// even if another of its endpoints was not: leaving it out there would lift its rules.
-fn problems_of(taken: &Taken, captured: &BTreeSet<&Endpoint>, secrets: &SecretFiles) -> Vec<PolicyProblem> {
-    let set = &taken.set;
+fn problems_of(set: &PolicySet, captured: &BTreeSet<&Endpoint>, secrets: &SecretFiles) -> Vec<PolicyProblem> {
     set.policies()
         .filter_map(|policy| {
             let problem = |reason: &str, message: String| PolicyProblem {
@@ -433,8 +398,8 @@ fn problems_of(taken: &Taken, captured: &BTreeSet<&Endpoint>, secrets: &SecretFi
                 );
                 return Some(problem("NotCaptured", message));
             }
-            if let Some(field) = taken.not_built.get(&policy.file) {
-                return Some(problem("Invalid", not_built_yet(field)));
+            if let Some(message) = not_served(policy) {
+                return Some(problem("Invalid", message));
             }
             let missing = secrets_of(policy)
                 .into_iter()
