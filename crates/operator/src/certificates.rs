@@ -15,6 +15,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
+use pod_injection::contract::{PODS_WEBHOOKS, POLICIES_WEBHOOKS};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -28,10 +29,6 @@ use crate::ca::Authority;
 const MANAGER: &str = "weir-operator-ca";
 /// Owner of the ConfigMap with the roots.
 const TRUST_MANAGER: &str = "weir-operator-trust";
-/// The chart's webhook configuration for pods.
-const MUTATING: &str = "weir-pods";
-/// The chart's webhook configuration for policies and sinks.
-const VALIDATING: &str = "weir-policies";
 /// ConfigMap with the roots in Weir's namespace; the collector mounts it.
 pub const TRUST_MAP: &str = "weir-trust";
 /// Its key.
@@ -266,8 +263,8 @@ impl CaBundles {
 
     /// Watches and repairs until the task is dropped.
     pub async fn run(mut self, mut is_leader: watch::Receiver<bool>) {
-        let mut mutating = Watched::new(&self.client, MUTATING, Webhooks::Mutating);
-        let mut validating = Watched::new(&self.client, VALIDATING, Webhooks::Validating);
+        let mut mutating = Watched::new(&self.client, PODS_WEBHOOKS, Webhooks::Mutating);
+        let mut validating = Watched::new(&self.client, POLICIES_WEBHOOKS, Webhooks::Validating);
         loop {
             tokio::select! {
                 () = mutating.next() => {}

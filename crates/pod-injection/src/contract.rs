@@ -11,6 +11,11 @@ pub const INJECTED: &str = "weir.dev/injected";
 /// Pod label that the webhook writes, value `"true"`: so that injected pods can be selected.
 pub const INJECTED_LABEL: &str = "weir.dev/injected";
 
+/// The chart's MutatingWebhookConfiguration for pods.
+pub const PODS_WEBHOOKS: &str = "weir-pods";
+/// The chart's ValidatingWebhookConfiguration for policies and sinks.
+pub const POLICIES_WEBHOOKS: &str = "weir-policies";
+
 /// Name of the sidecar's container.
 pub const CONTAINER: &str = "weir-sidecar";
 /// Every volume of the sidecar begins so: `weir-token`, `weir-identity`, `weir-spool`, `weir-ca`, `weir-secret-NAME`.

@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use crd_types::DatabaseAccessPolicy;
 use crd_types::policy::Engine;
 use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, ResourceExt};
+use pod_injection::contract::{PODS_WEBHOOKS, POLICIES_WEBHOOKS};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -243,43 +244,27 @@ fn definition(name: &str, missing: &[String]) -> Finding {
 
 async fn webhooks(cluster: &Cluster) -> Vec<Finding> {
     let mutating = Api::<MutatingWebhookConfiguration>::all(cluster.client.clone())
-        .get_opt("weir-pods")
+        .get_opt(PODS_WEBHOOKS)
         .await
         .map(|found| {
-            found.map(|found| {
-                bundles(
-                    found
-                        .webhooks
-                        .into_iter()
-                        .flatten()
-                        .map(|hook| hook.client_config),
-                )
-            })
+            let hooks = found?.webhooks.into_iter().flatten();
+            Some(bundles(hooks.map(|hook| hook.client_config)))
         });
     let validating = Api::<ValidatingWebhookConfiguration>::all(cluster.client.clone())
-        .get_opt("weir-policies")
+        .get_opt(POLICIES_WEBHOOKS)
         .await
         .map(|found| {
-            found.map(|found| {
-                bundles(
-                    found
-                        .webhooks
-                        .into_iter()
-                        .flatten()
-                        .map(|hook| hook.client_config),
-                )
-            })
+            let hooks = found?.webhooks.into_iter().flatten();
+            Some(bundles(hooks.map(|hook| hook.client_config)))
         });
     vec![
-        webhook("weir-pods", "pods are made without a sidecar", mutating),
-        webhook("weir-policies", "wrong policies are not refused", validating),
+        webhook(PODS_WEBHOOKS, "pods are made without a sidecar", mutating),
+        webhook(POLICIES_WEBHOOKS, "wrong policies are not refused", validating),
     ]
 }
 
 /// How many webhooks there are, and how many of them have no `caBundle`.
-fn bundles(
-    configs: impl Iterator<Item = k8s_openapi::api::admissionregistration::v1::WebhookClientConfig>,
-) -> (usize, usize) {
+fn bundles(configs: impl Iterator<Item = WebhookClientConfig>) -> (usize, usize) {
     configs.fold((0, 0), |(all, without), config| {
         let lacks = config.ca_bundle.is_none_or(|bundle| bundle.0.is_empty());
         (all + 1, without + usize::from(lacks))

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, anyhow};
 use crd_types::{DatabaseAccessPolicy, LineageSink};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec};
 use kube::api::{ListParams, ObjectList};
 use kube::{Api, Client};
 use pod_injection::contract;
@@ -153,42 +154,53 @@ impl Workload {
 impl Cluster {
     /// Operator and collector.
     pub(crate) async fn workloads(&self) -> Result<Vec<Workload>> {
-        use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-        let image = |template: Option<k8s_openapi::api::core::v1::PodSpec>| {
-            template
-                .and_then(|spec| spec.containers.into_iter().next())
-                .and_then(|container| container.image)
-        };
-        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &self.weir_namespace);
-        let operator = deployments
-            .get_opt("weir-operator")
-            .await
-            .map_err(|error| explained("deployments", error))?;
-        let sets: Api<StatefulSet> = Api::namespaced(self.client.clone(), &self.weir_namespace);
-        let collector = sets
-            .get_opt("weir-collector")
-            .await
-            .map_err(|error| explained("statefulsets", error))?;
-        let ready = operator
-            .as_ref()
-            .and_then(|found| found.status.as_ref()?.ready_replicas);
-        let spec = operator.and_then(|found| found.spec);
-        let operator = Workload {
-            name: "weir-operator",
-            wanted: spec.as_ref().map(|spec| spec.replicas.unwrap_or(1)),
-            ready: ready.unwrap_or(0),
-            image: image(spec.and_then(|spec| spec.template.spec)),
-        };
-        let ready = collector
-            .as_ref()
-            .and_then(|found| found.status.as_ref()?.ready_replicas);
-        let spec = collector.and_then(|found| found.spec);
-        let collector = Workload {
-            name: "weir-collector",
-            wanted: spec.as_ref().map(|spec| spec.replicas.unwrap_or(1)),
-            ready: ready.unwrap_or(0),
-            image: image(spec.and_then(|spec| spec.template.spec)),
-        };
+        let operator: Option<Deployment> = self.own("weir-operator").await?;
+        let (spec, status) = operator.map_or((None, None), |found| (found.spec, found.status));
+        let operator = workload(
+            "weir-operator",
+            spec.map(|spec| (spec.replicas, spec.template)),
+            status.and_then(|status| status.ready_replicas),
+        );
+        let collector: Option<StatefulSet> = self.own("weir-collector").await?;
+        let (spec, status) = collector.map_or((None, None), |found| (found.spec, found.status));
+        let collector = workload(
+            "weir-collector",
+            spec.map(|spec| (spec.replicas, spec.template)),
+            status.and_then(|status| status.ready_replicas),
+        );
         Ok(vec![operator, collector])
+    }
+
+    /// An object in Weir's own namespace.
+    async fn own<K>(&self, name: &str) -> Result<Option<K>>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned,
+    {
+        Api::<K>::namespaced(self.client.clone(), &self.weir_namespace)
+            .get_opt(name)
+            .await
+            .map_err(|error| explained(&K::plural(&()), error))
+    }
+}
+
+fn workload(
+    name: &'static str,
+    spec: Option<(Option<i32>, PodTemplateSpec)>,
+    ready: Option<i32>,
+) -> Workload {
+    let (wanted, template) = spec.map_or((None, None), |(replicas, template)| {
+        (Some(replicas.unwrap_or(1)), template.spec)
+    });
+    let image = template
+        .and_then(|pod| pod.containers.into_iter().next())
+        .and_then(|container| container.image);
+    Workload {
+        name,
+        wanted,
+        ready: ready.unwrap_or(0),
+        image,
     }
 }

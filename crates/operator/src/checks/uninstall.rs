@@ -9,14 +9,10 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client, ResourceExt};
-use pod_injection::contract::{CONTAINER, INJECT};
+use pod_injection::contract::{CONTAINER, INJECT, PODS_WEBHOOKS, POLICIES_WEBHOOKS};
 
 use super::{Finding, client};
 
-/// Of the chart.
-const MUTATING: &str = "weir-pods";
-/// Of the chart.
-const VALIDATING: &str = "weir-policies";
 /// Pods asked for at a time.
 const PAGE: u32 = 500;
 /// Workloads that are printed: one screen.
@@ -66,9 +62,9 @@ async fn dependents(client: &Client) -> Result<Dependents, kube::Error> {
 async fn remove_webhooks(client: &Client) -> Result<(), kube::Error> {
     let params = DeleteParams::default();
     let mutating = Api::<MutatingWebhookConfiguration>::all(client.clone());
-    gone(mutating.delete(MUTATING, &params).await.map(|_| ()))?;
+    gone(mutating.delete(PODS_WEBHOOKS, &params).await.map(|_| ()))?;
     let validating = Api::<ValidatingWebhookConfiguration>::all(client.clone());
-    gone(validating.delete(VALIDATING, &params).await.map(|_| ()))
+    gone(validating.delete(POLICIES_WEBHOOKS, &params).await.map(|_| ()))
 }
 
 fn gone(answer: Result<(), kube::Error>) -> Result<(), kube::Error> {
