@@ -288,12 +288,7 @@ async fn replicas_share_streams_and_leadership_moves() {
         .pod("shop", "report-2", json!({"app": "report"}), captures())
         .await;
     let mut first = Operator::start(&server, "operator-1", address(31), FIRST).await;
-    wait_for_async("the first to lead", 20, async || {
-        let lease = server.get("Lease", "weir-system", "weir-operator").await.ok()??;
-        (lease["spec"]["holderIdentity"] == "operator-1").then_some(())
-    })
-    .await
-    .expect("a leader");
+    server.led_by("operator-1", 20).await;
     let second = Operator::start(&server, "operator-2", address(32), FIRST).await;
     let issuer = Issuer::open(&server).await;
     let (held_one, held_two) = (
@@ -324,12 +319,7 @@ async fn replicas_share_streams_and_leadership_moves() {
     let mut sidecar_one = Sidecar::connect_again(&held_one, &one, &second.address).await;
     let snapshot = sidecar_one.snapshot().await.expect("a snapshot");
     sidecar_one.ack(snapshot.version).await;
-    wait_for_async("the second to lead", 30, async || {
-        let lease = server.get("Lease", "weir-system", "weir-operator").await.ok()??;
-        (lease["spec"]["holderIdentity"] == "operator-2").then_some(())
-    })
-    .await
-    .expect("a leader");
+    server.led_by("operator-2", 30).await;
     println!("leadership moved in {:?}", gone.elapsed());
 
     // No count was lost on the way, and the new holder writes what changes now.
@@ -506,12 +496,7 @@ async fn a_killed_holder_is_followed_by_the_other_replica() {
         .pod("shop", "report-1", json!({"app": "report"}), captures())
         .await;
     let mut first = Operator::start(&server, "operator-1", address(81), FIRST).await;
-    wait_for_async("the first to lead", 20, async || {
-        let lease = server.get("Lease", "weir-system", "weir-operator").await.ok()??;
-        (lease["spec"]["holderIdentity"] == "operator-1").then_some(())
-    })
-    .await
-    .expect("a leader");
+    server.led_by("operator-1", 20).await;
     let second = Operator::start(&server, "operator-2", address(82), FIRST).await;
     let held = Issuer::open(&server).await.pod("shop", "default", &uid);
     let mut sidecar = Sidecar::connect(&held, &uid, &first.address)

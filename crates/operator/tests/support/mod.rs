@@ -1,7 +1,7 @@
 //! A kube-apiserver for one test, operators as processes, and sidecars made of our own client.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use operator::ca::Authority;
 use operator::ca::store::{Store, StoreConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use test_support::{Process, Signal, wait_for_async};
+use test_support::{Process, Signal, free_port, wait_for_async};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -41,14 +41,6 @@ pub(crate) fn binaries() -> Option<PathBuf> {
     folder.join("kube-apiserver").is_file().then_some(folder)
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .expect("a port")
-        .local_addr()
-        .expect("its address")
-        .port()
-}
-
 impl ApiServer {
     pub(crate) async fn start(binaries: &Path) -> Self {
         let folder = tempfile::tempdir().expect("folder");
@@ -57,7 +49,11 @@ impl ApiServer {
         std::fs::write(at("sa.key"), key.serialize_pem()).expect("written");
         std::fs::write(at("sa.pub"), key.public_key_pem()).expect("written");
         std::fs::write(at("tokens"), "admin,admin,1,system:masters\n").expect("written");
-        let (port, etcd_port, peer_port) = (free_port(), free_port(), free_port());
+        let (port, etcd_port, peer_port) = (
+            free_port().expect("a port"),
+            free_port().expect("a port"),
+            free_port().expect("a port"),
+        );
         let etcd_url = format!("http://127.0.0.1:{etcd_port}");
         let peer_url = format!("http://127.0.0.1:{peer_port}");
         let mut etcd = Command::new(binaries.join("etcd"));
@@ -337,6 +333,16 @@ impl ApiServer {
             .await
             .expect("status");
         pod.metadata.uid.expect("a UID")
+    }
+
+    /// Waits until this replica holds the lease.
+    pub(crate) async fn led_by(&self, replica: &str, seconds_max: u64) {
+        wait_for_async(&format!("{replica} to lead"), seconds_max, async || {
+            let lease = self.get("Lease", "weir-system", "weir-operator").await.ok()??;
+            (lease["spec"]["holderIdentity"] == replica).then_some(())
+        })
+        .await
+        .expect("a leader");
     }
 
     /// Waits until a policy's status is so.
