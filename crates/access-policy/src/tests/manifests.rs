@@ -528,6 +528,21 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("receipts: Durable", "spec.receipts", "must be a map"),
 ];
 
+/// They compile, and whoever enforces them hears what it must refuse.
+#[test]
+fn what_no_sidecar_serves_is_said_by_the_policy() {
+    for (database, field) in [
+        ("clientTLS: {mode: Plain}, targetSession: Any", None),
+        ("clientTLS: {mode: Serve}", Some("clientTLS")),
+        ("targetSession: ReadWrite", Some("targetSession")),
+    ] {
+        let text = manifest(&format!("database: {{engine: PostgreSQL, host: a, {database}}}"));
+        let set = compile_one(&text).unwrap();
+        let said: Vec<_> = set.policies().map(|policy| policy.not_served).collect();
+        assert_eq!(said, [field], "{database}");
+    }
+}
+
 #[test]
 fn every_wrong_field_is_named_with_its_place_and_its_mend() {
     assert!(WRONG.len() >= 60);

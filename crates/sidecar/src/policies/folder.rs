@@ -232,3 +232,32 @@ fn endpoint_of(role: &FolderRole, set: &PolicySet) -> Result<Endpoint, Vec<Strin
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_asks_for_what_is_not_served_does_not_load() {
+        for (wish, field) in [
+            ("clientTLS: {mode: Serve}", "clientTLS"),
+            ("targetSession: ReadWrite", "targetSession"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let text = format!(
+                "apiVersion: weir.dev/v1alpha1\nkind: DatabaseAccessPolicy\nmetadata: {{name: orders}}\n\
+                 spec:\n  podSelector: {{}}\n  database: {{engine: PostgreSQL, host: db, {wish}}}\n"
+            );
+            std::fs::write(folder.path().join("orders.yaml"), text).unwrap();
+            let role = FolderRole {
+                listen: "127.0.0.1:1".parse().unwrap(),
+                upstream: None,
+                upstream_address: None,
+                policy_dir: folder.path().to_owned(),
+            };
+            let problems = PolicyFolder::load(role, None, false).unwrap_err();
+            let named = |problem: &String| problem.contains("orders.yaml") && problem.contains(field);
+            assert!(problems.len() == 1 && problems.iter().all(named), "{problems:?}");
+        }
+    }
+}
