@@ -5,6 +5,7 @@
 #   scripts/install-deps.sh demo    + a PostgreSQL server
 #   scripts/install-deps.sh test    + Python and Node.js, for their drivers
 #   scripts/install-deps.sh bench   + pgbouncer, to compare with
+#   scripts/install-deps.sh cluster   what the test cluster (tests/cluster) is made of, but for Go modules
 #
 # As root or with sudo it installs; otherwise it says what to install and fails. No database cluster is created and
 # no server is left running by this: tests and demo make their own in temporary folders.
@@ -41,9 +42,27 @@ want_bench() {
   have pgbouncer || [ -x /usr/sbin/pgbouncer ] || need pgbouncer
 }
 
+want_cluster() {
+  have curl || need curl ca-certificates
+  have python3 || need python3
+  have gcc || need gcc
+  have openssl || need openssl
+  # API servers need no more; a node does, and root to run it.
+  [ "$(id -u)" = 0 ] || return 0
+  have containerd || need containerd
+  have runc || need runc
+  [ -x /usr/lib/cni/bridge ] || need containernetworking-plugins
+  have conntrack || need conntrack
+  have nft || need nftables
+  have ip || need iproute2
+  have mmdebstrap || need mmdebstrap
+  have sysctl || need procps
+  have strip || need binutils
+}
+
 case "${1:-}" in
-  build | demo | test | bench) "want_$1" ;;
-  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  build | demo | test | bench | cluster) "want_$1" ;;
+  *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
 have cargo || {
   echo "Rust is missing: install it from https://rustup.rs (1.95 or newer), then run this again." >&2

@@ -14,6 +14,7 @@
 pub mod authority;
 mod binaries;
 mod certificates;
+pub mod cluster;
 pub mod drivers;
 mod postgres;
 mod process;
