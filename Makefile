@@ -5,7 +5,7 @@ CARGO ?= cargo
 # Everything is built into one folder; `make demo` and `make test` share what they build.
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
-.PHONY: help demo demo-stop test check fmt bench generate regress deps-build deps-demo deps-test deps-bench
+.PHONY: help demo demo-stop test check fmt bench generate regress cluster cluster-stop deps-build deps-demo deps-test deps-bench
 
 help: ## print this
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,9 @@ demo-stop: ## end what `make demo` left running
 
 test: deps-test ## every test
 	$(CARGO) build --locked --workspace --bins
+	@rm -f target/cluster-tests-left-out
 	$(CARGO) test --locked --workspace
+	@cat target/cluster-tests-left-out 2>/dev/null || true
 
 check: deps-build ## formatting, lints, licences, generated files
 	$(CARGO) fmt --all --check

@@ -16,7 +16,7 @@ drop=(); for p in doc man locale i18n 'perl*'; do drop+=(--dpkgopt="path-exclude
 for p in 'libLLVM*' 'libz3*' 'perl*'; do drop+=(--dpkgopt="path-exclude=/usr/lib/*/$p"); done
 debian() { # layer packages: no package script runs in such an extract
   say "fetching Debian packages for $1"
-  mmdebstrap --quiet --variant=extract --include="$2" "${drop[@]}" bookworm "$1.new" </dev/null
+  mmdebstrap --quiet --format=tar --variant=extract --include="$2" "${drop[@]}" bookworm "$1.new" </dev/null
   mv "$1.new" "$1"
 }
 add() { tar -C "$2" --owner=0 --group=0 -rf "$1" .; } # layer folder
