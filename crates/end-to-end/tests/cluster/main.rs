@@ -8,11 +8,7 @@
 //! What cannot run here is reported as ignored, with the reason, and counted in `target/cluster-tests-left-out`, which
 //! `make test` prints at its end. With `WEIR_REQUIRE_CLUSTER=1` it fails instead.
 
-#![allow(
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests fail by it"
-)]
+#![allow(clippy::panic, clippy::indexing_slicing, reason = "tests fail by it")]
 
 mod api;
 mod node;
@@ -46,7 +42,12 @@ fn main() -> ExitCode {
     for (module, tests) in node::MODULES {
         for &(name, test) in *tests {
             let run = move || test(cluster::node()?);
-            trials.push(trial(format!("node::{module}::{name}"), here.clone(), &left_out, run));
+            trials.push(trial(
+                format!("node::{module}::{name}"),
+                here.clone(),
+                &left_out,
+                run,
+            ));
         }
     }
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);

@@ -60,7 +60,9 @@ impl ApiServer {
             .arg(format!("--listen-client-urls=http://127.0.0.1:{etcd_port}"))
             .arg(format!("--advertise-client-urls=http://127.0.0.1:{etcd_port}"))
             .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"))
-            .arg(format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer_port}"))
+            .arg(format!(
+                "--initial-advertise-peer-urls=http://127.0.0.1:{peer_port}"
+            ))
             .arg(format!("--initial-cluster=default=http://127.0.0.1:{peer_port}"));
         let etcd = Process::start(etcd, &dir.join("etcd.log"), Signal::Term)?;
         let key = rcgen::KeyPair::generate()?;
@@ -126,10 +128,19 @@ impl ApiServer {
             .arg("--endpoint-reconciler-type=none")
             .arg(format!("--cert-dir={}", dir.join("pki").display()))
             .arg(format!("--token-auth-file={}", dir.join("tokens.csv").display()))
-            .args(["--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount"])
+            .args([
+                "--authorization-mode=RBAC",
+                "--disable-admission-plugins=ServiceAccount",
+            ])
             .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg(format!("--service-account-key-file={}", dir.join("sa.pub").display()))
-            .arg(format!("--service-account-signing-key-file={}", dir.join("sa.key").display()))
+            .arg(format!(
+                "--service-account-key-file={}",
+                dir.join("sa.pub").display()
+            ))
+            .arg(format!(
+                "--service-account-signing-key-file={}",
+                dir.join("sa.key").display()
+            ))
             .args(["--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged"]);
         let process = Process::start(api, &dir.join("apiserver.log"), Signal::Term)?;
         let mut process = process;
@@ -156,9 +167,15 @@ impl ApiServer {
             .kubectl
             .run(&["create", "token", service_account, "-n", namespace])
             .context("a token for the service account")?;
-        let path = self.folder.path().join(format!("{namespace}-{service_account}.conf"));
+        let path = self
+            .folder
+            .path()
+            .join(format!("{namespace}-{service_account}.conf"));
         let text = std::fs::read_to_string(&self.kubectl.kubeconfig)?;
-        std::fs::write(&path, text.replace("token: admin", &format!("token: {}", token.trim())))?;
+        std::fs::write(
+            &path,
+            text.replace("token: admin", &format!("token: {}", token.trim())),
+        )?;
         Ok(path)
     }
 }

@@ -93,7 +93,12 @@ impl Kubectl {
     }
 
     /// Waits until `kubectl ARGUMENTS` prints what `wanted` accepts; the last answer is in the error.
-    pub fn wait(&self, arguments: &[&str], seconds_max: u64, wanted: impl Fn(&str) -> bool) -> Result<String> {
+    pub fn wait(
+        &self,
+        arguments: &[&str],
+        seconds_max: u64,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<String> {
         let mut last = String::new();
         wait_for(&format!("kubectl {}", arguments.join(" ")), seconds_max, || {
             let said = self.try_run(arguments).ok()?;
@@ -105,8 +110,11 @@ impl Kubectl {
 
     /// Makes a namespace of its own for a test.
     pub fn namespace(&self, name: &str) -> Result<()> {
-        self.apply("default", &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n"))
-            .map(drop)
+        self.apply(
+            "default",
+            &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n"),
+        )
+        .map(drop)
     }
 
     /// Ends a namespace without waiting for its end.
@@ -117,7 +125,11 @@ impl Kubectl {
     fn said(&self, mut command: Command, stdin: Option<&str>) -> Result<Said> {
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = command
-            .stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdin(if stdin.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -18,6 +18,9 @@ fn explain_tells_masks(release: Release) -> Result<()> {
         .kubectl()
         .wait(&["explain", "dap.spec.masks"], 20, |out| out.contains("FIELDS"))?;
     ensure!(told.contains("DatabaseAccessPolicy"), "{told}");
-    ensure!(!told.contains("<no description>"), "a field without a description: {told}");
+    ensure!(
+        !told.contains("<no description>"),
+        "a field without a description: {told}"
+    );
     Ok(())
 }

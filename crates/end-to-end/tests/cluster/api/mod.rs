@@ -17,6 +17,8 @@ pub(crate) fn server(release: Release) -> Result<ApiServer> {
     let crds = test_support::workspace_root().join("crds");
     let crds = crds.to_str().context("the path is text")?;
     server.kubectl().run(&["apply", "--server-side", "-f", crds])?;
-    server.kubectl().run(&["wait", "--for=condition=Established", "--timeout=60s", "-f", crds])?;
+    server
+        .kubectl()
+        .run(&["wait", "--for=condition=Established", "--timeout=60s", "-f", crds])?;
     Ok(server)
 }

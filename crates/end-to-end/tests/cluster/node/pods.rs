@@ -34,9 +34,19 @@ fn aliases_and_tokens_are_seen(node: &Node) -> Result<()> {
     let kubectl = node.kubectl();
     let namespace = "pods-see";
     kubectl.namespace(namespace)?;
-    kubectl.wait(&["get", "serviceaccount", "default", "-n", namespace], 30, |_| true)?;
+    kubectl.wait(&["get", "serviceaccount", "default", "-n", namespace], 30, |_| {
+        true
+    })?;
     kubectl.apply(namespace, POD)?;
-    let phase = ["get", "pod", "seen", "-n", namespace, "-o", "jsonpath={.status.phase}"];
+    let phase = [
+        "get",
+        "pod",
+        "seen",
+        "-n",
+        namespace,
+        "-o",
+        "jsonpath={.status.phase}",
+    ];
     let phase = kubectl.wait(&phase, 60, |out| out == "Succeeded" || out == "Failed")?;
     let log = kubectl.run(&["logs", "seen", "-n", namespace])?;
     ensure!(phase == "Succeeded", "{phase}: {log}");
