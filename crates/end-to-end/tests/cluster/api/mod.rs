@@ -1,5 +1,6 @@
 //! Tests against API servers alone. Each runs once for each release.
 
+mod admission;
 mod definitions;
 
 use anyhow::{Context, Result};
@@ -9,7 +10,10 @@ use test_support::cluster::{ApiServer, Release};
 pub(crate) type Test = fn(Release) -> Result<()>;
 
 /// Every module with its tests.
-pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[("definitions", definitions::TESTS)];
+pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
+    ("admission", admission::TESTS),
+    ("definitions", definitions::TESTS),
+];
 
 /// A fresh API server that serves our definitions.
 pub(crate) fn server(release: Release) -> Result<ApiServer> {
@@ -20,5 +24,33 @@ pub(crate) fn server(release: Release) -> Result<ApiServer> {
     server
         .kubectl()
         .run(&["wait", "--for=condition=Established", "--timeout=60s", "-f", crds])?;
+    Ok(server)
+}
+
+/// A fresh API server with both charts, as `helm install` puts them there. Nothing runs its pods, so hooks and readiness
+/// are not waited for.
+pub(crate) fn installed(release: Release) -> Result<ApiServer> {
+    let server = ApiServer::start(release)?;
+    for chart in ["weir-crds", "weir"] {
+        let path = test_support::workspace_root().join("charts").join(chart);
+        let path = path.to_str().context("the path is text")?;
+        server.kubectl().helm(&[
+            "install",
+            chart,
+            path,
+            "--namespace=weir-system",
+            "--create-namespace",
+            "--no-hooks",
+        ])?;
+    }
+    // Policies are in force a moment after they are stored.
+    let fake = "{apiVersion: v1, kind: Pod, metadata: {name: probe}, spec: {containers: [{name: weir-sidecar, image: a}]}}";
+    test_support::wait_for("the admission policies to be in force", 30, || {
+        let said = server
+            .kubectl()
+            .try_with(&["create", "--dry-run=server", "-n", "default", "-f", "-"], fake)
+            .ok()?;
+        (!said.ok).then_some(())
+    })?;
     Ok(server)
 }
