@@ -1,51 +1,49 @@
-//! The operator against a real API server, with sidecars made of our own client. `WEIR_KUBE_BIN` names the folder of
-//! etcd and kube-apiserver; without it these tests say so and pass.
+//! The operator against real API servers of two releases, with sidecars made of our own client. Where none can run these
+//! tests say so and pass; with `WEIR_REQUIRE_CLUSTER=1` they fail instead.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)] // reason: tests
 
 mod support;
 
-macro_rules! api_server {
-    () => {
-        match crate::support::binaries() {
-            Some(binaries) => crate::support::ApiServer::start(&binaries).await,
-            None => {
-                eprintln!("not run: set WEIR_KUBE_BIN to the folder of etcd and kube-apiserver");
-                return;
-            }
+/// Each test runs on an API server of its own, once for each release.
+macro_rules! on_each_release {
+    ($($name:ident),* $(,)?) => {
+        mod on_1_34 {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                crate::support::on(test_support::cluster::Release::Node, super::$name).await;
+            })*
+        }
+        mod on_1_37 {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                crate::support::on(test_support::cluster::Release::Next, super::$name).await;
+            })*
         }
     };
 }
 
 mod cases;
 
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use control_api::proto::sinks_client::SinksClient;
 use control_api::proto::{self, collector_message, collector_order, sidecar_message};
 use serde_json::json;
-use support::{Issuer, Operator, Sidecar, captures, channel, condition, policy};
+use support::{ApiServer, Issuer, Operator, Sidecar, captures, channel, condition, policy};
 use test_support::{Signal, wait_for_async};
 use tokio_stream::wrappers::ReceiverStream;
 
 const FIRST: (u16, u16, u16) = (9443, 9444, 8081);
 
-/// An address of its own for each operator: replicas share their ports.
-fn address(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(127, 77, 0, last)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_policy_reaches_its_pods_and_their_answers_reach_its_status() {
-    let server = api_server!();
+async fn a_policy_reaches_its_pods_and_their_answers_reach_its_status(server: ApiServer) {
     server.apply(policy("shop", "orders", "report")).await;
     server.apply(policy("other", "secret", "report")).await;
     let uid = server
         .pod("shop", "report-1", json!({"app": "report"}), captures())
         .await;
     server.pod("shop", "bare-1", json!({"app": "bare"}), None).await;
-    let operator = Operator::start(&server, "operator-1", address(1), FIRST).await;
+    let operator = Operator::start(&server, "operator-1", server.address(1), FIRST).await;
     let issuer = Issuer::open(&server).await;
     let held = issuer.pod("shop", "default", &uid);
 
@@ -156,14 +154,12 @@ async fn a_policy_reaches_its_pods_and_their_answers_reach_its_status() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_asks_is_read_from_the_certificate_alone() {
-    let server = api_server!();
+async fn who_asks_is_read_from_the_certificate_alone(server: ApiServer) {
     server.apply(policy("shop", "orders", "report")).await;
     let uid = server
         .pod("shop", "report-1", json!({"app": "report"}), captures())
         .await;
-    let operator = Operator::start(&server, "operator-1", address(11), FIRST).await;
+    let operator = Operator::start(&server, "operator-1", server.address(11), FIRST).await;
     let issuer = Issuer::open(&server).await;
     for (held, what) in [
         (issuer.pod("shop", "default", "no-such-uid"), "an unknown UID"),
@@ -213,14 +209,12 @@ async fn who_asks_is_read_from_the_certificate_alone() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_operator_comes_back_without_losing_a_count() {
-    let server = api_server!();
+async fn a_killed_operator_comes_back_without_losing_a_count(server: ApiServer) {
     server.apply(policy("shop", "orders", "report")).await;
     let uid = server
         .pod("shop", "report-1", json!({"app": "report"}), captures())
         .await;
-    let mut operator = Operator::start(&server, "operator-1", address(21), FIRST).await;
+    let mut operator = Operator::start(&server, "operator-1", server.address(21), FIRST).await;
     let issuer = Issuer::open(&server).await;
     let held = issuer.pod("shop", "default", &uid);
     let mut sidecar = Sidecar::connect(&held, &uid, &operator.address)
@@ -234,9 +228,9 @@ async fn a_killed_operator_comes_back_without_losing_a_count() {
     operator.process.signal(Signal::Kill).expect("killed");
     sidecar.snapshot().await.expect_err("the stream broke");
     drop(operator);
-    let operator = Operator::start(&server, "operator-1", address(21), FIRST).await;
+    let operator = Operator::start(&server, "operator-1", server.address(21), FIRST).await;
     wait_for_async("the new process to hold the lease", 40, async || {
-        support::http(&format!("{}:8081", address(21)), "/metrics")
+        support::http(&format!("{}:8081", server.address(21)), "/metrics")
             .await?
             .contains("weir_operator_leader 1")
             .then_some(())
@@ -245,7 +239,7 @@ async fn a_killed_operator_comes_back_without_losing_a_count() {
     .expect("the lease");
     // It has looked at the policy, and has not written a lower count.
     wait_for_async("a reconcile", 20, async || {
-        let page = support::http(&format!("{}:8081", address(21)), "/metrics").await?;
+        let page = support::http(&format!("{}:8081", server.address(21)), "/metrics").await?;
         let line = page
             .lines()
             .find(|line| line.starts_with("weir_operator_reconciles_total"))?;
@@ -277,9 +271,7 @@ async fn a_killed_operator_comes_back_without_losing_a_count() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn replicas_share_streams_and_leadership_moves() {
-    let server = api_server!();
+async fn replicas_share_streams_and_leadership_moves(server: ApiServer) {
     server.apply(policy("shop", "orders", "report")).await;
     let one = server
         .pod("shop", "report-1", json!({"app": "report"}), captures())
@@ -287,9 +279,9 @@ async fn replicas_share_streams_and_leadership_moves() {
     let two = server
         .pod("shop", "report-2", json!({"app": "report"}), captures())
         .await;
-    let mut first = Operator::start(&server, "operator-1", address(31), FIRST).await;
+    let mut first = Operator::start(&server, "operator-1", server.address(31), FIRST).await;
     server.led_by("operator-1", 20).await;
-    let second = Operator::start(&server, "operator-2", address(32), FIRST).await;
+    let second = Operator::start(&server, "operator-2", server.address(32), FIRST).await;
     let issuer = Issuer::open(&server).await;
     let (held_one, held_two) = (
         issuer.pod("shop", "default", &one),
@@ -345,9 +337,7 @@ async fn replicas_share_streams_and_leadership_moves() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_collector_gets_its_sinks_and_hears_of_gone_pods() {
-    let server = api_server!();
+async fn the_collector_gets_its_sinks_and_hears_of_gone_pods(server: ApiServer) {
     server.apply(policy("shop", "orders", "report")).await;
     let uid = server
         .pod("shop", "report-1", json!({"app": "report"}), captures())
@@ -366,7 +356,7 @@ async fn the_collector_gets_its_sinks_and_hears_of_gone_pods() {
             "metadata": {"name": "all", "namespace": "weir-system"}, "spec": {"stdout": {}},
         }))
         .await;
-    let operator = Operator::start(&server, "operator-1", address(41), FIRST).await;
+    let operator = Operator::start(&server, "operator-1", server.address(41), FIRST).await;
     let issuer = Issuer::open(&server).await;
     let (say, said) = tokio::sync::mpsc::channel(8);
     let hello = proto::CollectorHello {
@@ -488,16 +478,14 @@ async fn the_collector_gets_its_sinks_and_hears_of_gone_pods() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_holder_is_followed_by_the_other_replica() {
-    let server = api_server!();
+async fn a_killed_holder_is_followed_by_the_other_replica(server: ApiServer) {
     server.apply(policy("shop", "orders", "report")).await;
     let uid = server
         .pod("shop", "report-1", json!({"app": "report"}), captures())
         .await;
-    let mut first = Operator::start(&server, "operator-1", address(81), FIRST).await;
+    let mut first = Operator::start(&server, "operator-1", server.address(81), FIRST).await;
     server.led_by("operator-1", 20).await;
-    let second = Operator::start(&server, "operator-2", address(82), FIRST).await;
+    let second = Operator::start(&server, "operator-2", server.address(82), FIRST).await;
     let held = Issuer::open(&server).await.pod("shop", "default", &uid);
     let mut sidecar = Sidecar::connect(&held, &uid, &first.address)
         .await
@@ -548,3 +536,12 @@ async fn a_killed_holder_is_followed_by_the_other_replica() {
     cases::identity::rotate_roots(&server).await;
     cases::identity::roots(&server, 2).await;
 }
+
+on_each_release!(
+    a_policy_reaches_its_pods_and_their_answers_reach_its_status,
+    who_asks_is_read_from_the_certificate_alone,
+    a_killed_operator_comes_back_without_losing_a_count,
+    replicas_share_streams_and_leadership_moves,
+    the_collector_gets_its_sinks_and_hears_of_gone_pods,
+    a_killed_holder_is_followed_by_the_other_replica,
+);

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use test_support::{Signal, wait_for_async};
 
 use super::identity::rotate_roots;
-use crate::support::{self, ApiServer, Operator, policy};
-use crate::{FIRST, address};
+use crate::FIRST;
+use crate::support::{ApiServer, Operator, policy};
 
 /// The chart's two configurations, but at an address in place of a Service. Without a bundle: that is the operator's.
 async fn webhooks(server: &ApiServer, base: &str) {
@@ -156,13 +156,11 @@ async fn both_answer(server: &ApiServer) -> Result<(), String> {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn both_webhooks_outlive_a_rotated_certificate() {
-    let server = api_server!();
+async fn both_webhooks_outlive_a_rotated_certificate(server: ApiServer) {
     server.apply(policy("shop", "orders", "report")).await;
-    webhooks(&server, &format!("https://{}:9443", address(61))).await;
-    let rights = server.operator_account(&support::binaries().unwrap()).await;
-    let _operator = Operator::start_as(&server, &rights, "operator-1", address(61), FIRST).await;
+    webhooks(&server, &format!("https://{}:9443", server.address(61))).await;
+    let rights = server.operator_account().await;
+    let _operator = Operator::start_as(&server, &rights, "operator-1", server.address(61), FIRST).await;
     bundles_hold(&server, 1).await;
     both_answer(&server).await.expect("answers");
 
@@ -183,7 +181,7 @@ async fn both_webhooks_outlive_a_rotated_certificate() {
             json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
             "metadata": {"name": "weir-pods"},
             "webhooks": [{"name": "annotated.pods.weir.dev",
-                "clientConfig": {"url": format!("https://{}:9443/pods", address(61)), "caBundle": ""},
+                "clientConfig": {"url": format!("https://{}:9443/pods", server.address(61)), "caBundle": ""},
                 "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
                     "resources": ["pods"], "scope": "Namespaced"}],
                 "sideEffects": "NoneOnDryRun", "admissionReviewVersions": ["v1"]}]}),
@@ -193,12 +191,10 @@ async fn both_webhooks_outlive_a_rotated_certificate() {
     both_answer(&server).await.expect("answers after the repair");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_the_operator_only_those_who_opted_in_are_refused() {
-    let server = api_server!();
+async fn without_the_operator_only_those_who_opted_in_are_refused(server: ApiServer) {
     server.apply(policy("shop", "orders", "report")).await;
-    webhooks(&server, &format!("https://{}:9443", address(62))).await;
-    let mut operator = Operator::start(&server, "operator-1", address(62), FIRST).await;
+    webhooks(&server, &format!("https://{}:9443", server.address(62))).await;
+    let mut operator = Operator::start(&server, "operator-1", server.address(62), FIRST).await;
     bundles_hold(&server, 1).await;
     both_answer(&server).await.expect("answers");
     operator.process.stop(Signal::Kill, 10).expect("killed");
@@ -222,7 +218,7 @@ async fn without_the_operator_only_those_who_opted_in_are_refused() {
     assert!(refused.contains("failed calling webhook"), "{refused}");
 
     // It comes back, and with it everything else.
-    let _operator = Operator::start(&server, "operator-1", address(62), FIRST).await;
+    let _operator = Operator::start(&server, "operator-1", server.address(62), FIRST).await;
     wait_for_async("the webhooks to answer again", 20, async || {
         both_answer(&server).await.ok()
     })
@@ -233,3 +229,8 @@ async fn without_the_operator_only_those_who_opted_in_are_refused() {
         .expect("injected");
     assert_eq!(created["spec"]["initContainers"][0]["name"], "weir-sidecar");
 }
+
+on_each_release!(
+    both_webhooks_outlive_a_rotated_certificate,
+    without_the_operator_only_those_who_opted_in_are_refused,
+);

@@ -8,8 +8,8 @@ use control_api::identity::Trust;
 use serde_json::{Value, json};
 use test_support::{Process, Signal, binary, free_port, wait_for_async};
 
+use crate::FIRST;
 use crate::support::{self, ApiServer, Operator, Sidecar, captures, condition, policy};
-use crate::{FIRST, address};
 
 /// The roots as the collector's pod would mount them, once there are so many.
 pub(crate) async fn roots(server: &ApiServer, count: usize) -> String {
@@ -137,9 +137,7 @@ async fn sink_is_ready(server: &ApiServer, generation: i64) {
     .expect("ready");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn operator_and_collector_begin_with_nothing_and_outlive_a_root() {
-    let server = api_server!();
+async fn operator_and_collector_begin_with_nothing_and_outlive_a_root(server: ApiServer) {
     account(&server, "weir-system", "weir-collector").await;
     let uid = pod_of(
         &server,
@@ -149,8 +147,8 @@ async fn operator_and_collector_begin_with_nothing_and_outlive_a_root() {
         false,
     )
     .await;
-    let rights = server.operator_account(&support::binaries().unwrap()).await;
-    let operator = Operator::start_as(&server, &rights, "operator-1", address(51), FIRST).await;
+    let rights = server.operator_account().await;
+    let operator = Operator::start_as(&server, &rights, "operator-1", server.address(51), FIRST).await;
     let first = roots(&server, 1).await;
     let token = server
         .token("weir-system", "weir-collector", "weir-collector-0", &uid)
@@ -183,7 +181,7 @@ async fn operator_and_collector_begin_with_nothing_and_outlive_a_root() {
     server.delete("ConfigMap", "weir-system", "weir-trust").await;
     assert_eq!(roots(&server, 2).await, both);
 
-    let page = support::http(&format!("{}:8081", address(51)), "/metrics")
+    let page = support::http(&format!("{}:8081", server.address(51)), "/metrics")
         .await
         .unwrap();
     for certificate in [
@@ -206,9 +204,7 @@ async fn operator_and_collector_begin_with_nothing_and_outlive_a_root() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_gets_a_leaf_for_itself_or_nothing() {
-    let server = api_server!();
+async fn a_pod_gets_a_leaf_for_itself_or_nothing(server: ApiServer) {
     for (namespace, name) in [("shop", "report"), ("shop", "other"), ("other", "weir-collector")] {
         account(&server, namespace, name).await;
     }
@@ -216,7 +212,7 @@ async fn a_pod_gets_a_leaf_for_itself_or_nothing() {
     let injected = pod_of(&server, "shop", "report-1", "report", true).await;
     let bare = pod_of(&server, "shop", "bare-1", "report", false).await;
     let fake = pod_of(&server, "other", "weir-collector-0", "weir-collector", false).await;
-    let operator = Operator::start(&server, "operator-1", address(52), FIRST).await;
+    let operator = Operator::start(&server, "operator-1", server.address(52), FIRST).await;
     let roots = roots(&server, 1).await;
     let folder = server.folder().join("pods");
     let who = |token: &str| client(&folder, &operator.address, token, &roots);
@@ -268,7 +264,7 @@ async fn a_pod_gets_a_leaf_for_itself_or_nothing() {
         why.contains("gone") || why.contains("the token is refused"),
         "{why}"
     );
-    let page = support::http(&format!("{}:8081", address(52)), "/metrics")
+    let page = support::http(&format!("{}:8081", server.address(52)), "/metrics")
         .await
         .unwrap();
     assert!(
@@ -277,3 +273,8 @@ async fn a_pod_gets_a_leaf_for_itself_or_nothing() {
     );
     drop(sidecar);
 }
+
+on_each_release!(
+    operator_and_collector_begin_with_nothing_and_outlive_a_root,
+    a_pod_gets_a_leaf_for_itself_or_nothing,
+);

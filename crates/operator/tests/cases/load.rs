@@ -7,8 +7,8 @@ use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
 use test_support::{Signal, wait_for_async};
 
+use crate::FIRST;
 use crate::support::{self, ApiServer, Operator, captures, condition, policy};
-use crate::{FIRST, address};
 
 const POLICIES: usize = 100;
 const PODS: usize = 500;
@@ -102,11 +102,9 @@ async fn renewals(server: &ApiServer, count: usize) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_policies_and_five_hundred_pods_settle() {
-    let server = api_server!();
-    let rights = server.operator_account(&support::binaries().unwrap()).await;
-    let mut operator = Operator::start_as(&server, &rights, "operator-1", address(71), FIRST).await;
+async fn a_hundred_policies_and_five_hundred_pods_settle(server: ApiServer) {
+    let rights = server.operator_account().await;
+    let mut operator = Operator::start_as(&server, &rights, "operator-1", server.address(71), FIRST).await;
     let begun = Instant::now();
     let before = all_requests(&server).await;
     for index in 0..POLICIES {
@@ -168,9 +166,9 @@ async fn a_hundred_policies_and_five_hundred_pods_settle() {
 
     // A new process finds everything as it would write it.
     operator.process.stop(Signal::Kill, 10).unwrap();
-    let _operator = Operator::start_as(&server, &rights, "operator-1", address(71), FIRST).await;
+    let _operator = Operator::start_as(&server, &rights, "operator-1", server.address(71), FIRST).await;
     wait_for_async("the new process to look at all of it", 60, async || {
-        let page = support::http(&format!("{}:8081", address(71)), "/metrics").await?;
+        let page = support::http(&format!("{}:8081", server.address(71)), "/metrics").await?;
         let line = page
             .lines()
             .find(|line| line.starts_with("weir_operator_reconciles_total"))?;
@@ -192,3 +190,5 @@ async fn a_hundred_policies_and_five_hundred_pods_settle() {
         .unwrap();
     assert_eq!(condition(&one["status"], "Enforced"), ("False", "Uninjected"));
 }
+
+on_each_release!(a_hundred_policies_and_five_hundred_pods_settle,);

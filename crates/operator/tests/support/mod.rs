@@ -21,100 +21,45 @@ use kube::{Client, Config};
 use operator::ca::Authority;
 use operator::ca::store::{Store, StoreConfig};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use test_support::{Process, Signal, free_port, wait_for_async};
+use test_support::cluster::{self, NotHere, Release};
+use test_support::{Process, Signal, wait_for_async};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-/// etcd and kube-apiserver, gone with the value.
+/// An API server with our definitions; it is gone with the value.
 pub(crate) struct ApiServer {
-    folder: TempDir,
+    server: cluster::ApiServer,
+    release: Release,
     pub(crate) client: Client,
-    _apiserver: Process,
-    _etcd: Process,
 }
 
-/// Where etcd and kube-apiserver are.
-pub(crate) fn binaries() -> Option<PathBuf> {
-    let folder = PathBuf::from(std::env::var_os("WEIR_KUBE_BIN")?);
-    folder.join("kube-apiserver").is_file().then_some(folder)
+/// Runs a test on an API server of its own, if there can be one here.
+pub(crate) async fn on<Done: Future<Output = ()>>(release: Release, test: impl FnOnce(ApiServer) -> Done) {
+    match cluster::api_servers() {
+        Ok(()) => test(ApiServer::start(release).await).await,
+        Err(NotHere(why)) if cluster::wanted(cluster::REQUIRE) => {
+            panic!("{why}, and {} is set", cluster::REQUIRE)
+        }
+        Err(NotHere(why)) => eprintln!("not run: {why}"),
+    }
 }
 
 impl ApiServer {
-    pub(crate) async fn start(binaries: &Path) -> Self {
-        let folder = tempfile::tempdir().expect("folder");
-        let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("key");
-        std::fs::write(at("sa.key"), key.serialize_pem()).expect("written");
-        std::fs::write(at("sa.pub"), key.public_key_pem()).expect("written");
-        std::fs::write(at("tokens"), "admin,admin,1,system:masters\n").expect("written");
-        let (port, etcd_port, peer_port) = (
-            free_port().expect("a port"),
-            free_port().expect("a port"),
-            free_port().expect("a port"),
-        );
-        let etcd_url = format!("http://127.0.0.1:{etcd_port}");
-        let peer_url = format!("http://127.0.0.1:{peer_port}");
-        let mut etcd = Command::new(binaries.join("etcd"));
-        etcd.args([
-            format!("--data-dir={}", at("etcd")),
-            "--unsafe-no-fsync".to_owned(),
-            format!("--listen-client-urls={etcd_url}"),
-            format!("--advertise-client-urls={etcd_url}"),
-            format!("--listen-peer-urls={peer_url}"),
-            format!("--initial-advertise-peer-urls={peer_url}"),
-            format!("--initial-cluster=default={peer_url}"),
-        ]);
-        let etcd = Process::start(etcd, Path::new(&at("etcd.log")), Signal::Kill).expect("etcd");
-        // Another version than the one beside etcd, for the same tests.
-        let apiserver = std::env::var_os("WEIR_KUBE_APISERVER").map(PathBuf::from);
-        let mut apiserver = Command::new(apiserver.unwrap_or_else(|| binaries.join("kube-apiserver")));
-        apiserver.args([
-            format!("--etcd-servers={etcd_url}"),
-            format!("--secure-port={port}"),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--cert-dir={}", at("certs")),
-            format!("--token-auth-file={}", at("tokens")),
-            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={}", at("sa.pub")),
-            format!("--service-account-signing-key-file={}", at("sa.key")),
-            "--service-cluster-ip-range=10.99.0.0/24".to_owned(),
-            "--authorization-mode=Node,RBAC".to_owned(),
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
-        ]);
-        let apiserver =
-            Process::start(apiserver, Path::new(&at("apiserver.log")), Signal::Kill).expect("kube-apiserver");
-        let certificate = at("certs/apiserver.crt");
-        wait_for_async("the API server's certificate", 60, async || {
-            std::fs::metadata(&certificate).ok()
-        })
-        .await
-        .expect("certificate");
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {
-                "server": format!("https://127.0.0.1:{port}"), "certificate-authority": certificate}}],
-            "users": [{"name": "test", "user": {"token": "admin"}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        });
-        std::fs::write(at("kubeconfig"), kubeconfig.to_string()).expect("written");
-        let parsed = kube::config::Kubeconfig::read_from(at("kubeconfig")).expect("kubeconfig");
+    async fn start(release: Release) -> Self {
+        let server = tokio::task::spawn_blocking(move || cluster::ApiServer::start(release))
+            .await
+            .expect("joined")
+            .expect("an API server");
+        let kubeconfig = server.folder().join("admin.conf");
+        let parsed = kube::config::Kubeconfig::read_from(kubeconfig).expect("kubeconfig");
         let config = Config::from_custom_kubeconfig(parsed, &kube::config::KubeConfigOptions::default())
             .await
             .expect("config");
-        let client = Client::try_from(config).expect("client");
-        wait_for_async("the API server", 60, async || {
-            let request = hyper::Request::get("/readyz").body(Vec::new()).ok()?;
-            client.request_text(request).await.ok()
-        })
-        .await
-        .expect("ready");
         let server = Self {
-            folder,
-            client,
-            _apiserver: apiserver,
-            _etcd: etcd,
+            server,
+            release,
+            client: Client::try_from(config).expect("client"),
         };
         for (_, yaml) in crd_types::crds_yaml().expect("definitions") {
             server
@@ -135,25 +80,24 @@ impl ApiServer {
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("kubeconfig")
+        self.server.folder().join("admin.conf")
     }
 
     /// A kubeconfig of the operator's own service account, with the rights that the chart gives it and no others.
-    pub(crate) async fn operator_account(&self, binaries: &Path) -> PathBuf {
-        let rendered = Command::new(binaries.join("helm"))
-            .args([
+    pub(crate) async fn operator_account(&self) -> PathBuf {
+        let chart = test_support::workspace_root().join("charts/weir");
+        let text = self
+            .server
+            .kubectl()
+            .helm(&[
                 "template",
                 "weir",
-                "charts/weir",
+                chart.to_str().expect("text"),
                 "--namespace=weir-system",
                 "--kube-version=1.33.0",
+                "--show-only=templates/operator/rbac.yaml",
             ])
-            .arg("--show-only=templates/operator/rbac.yaml")
-            .current_dir(test_support::workspace_root())
-            .output()
-            .expect("helm");
-        assert!(rendered.status.success(), "{rendered:?}");
-        let text = String::from_utf8(rendered.stdout).expect("text");
+            .expect("rendered");
         for document in text
             .split("\n---\n")
             .filter(|document| document.contains("kind:"))
@@ -161,21 +105,9 @@ impl ApiServer {
             self.apply(serde_yaml::from_str(document).expect("a manifest"))
                 .await;
         }
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), "weir-system");
-        let request = serde_json::from_value(json!({
-            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {}, "spec": {"audiences": []},
-        }))
-        .expect("a token request");
-        let answer = accounts
-            .create_token_request("weir-operator", &PostParams::default(), &request)
-            .await
-            .expect("a token");
-        let text = std::fs::read_to_string(self.kubeconfig()).expect("kubeconfig");
-        let mut config: Value = serde_json::from_str(&text).expect("JSON");
-        config["users"][0]["user"] = json!({"token": answer.status.expect("a status").token});
-        let path = self.folder.path().join("kubeconfig-operator");
-        std::fs::write(&path, config.to_string()).expect("written");
-        path
+        self.server
+            .kubeconfig_for("weir-system", "weir-operator")
+            .expect("a kubeconfig")
     }
 
     /// How many requests the API server has answered, by its own count: (verb, resource, subresource).
@@ -211,7 +143,7 @@ impl ApiServer {
     }
 
     pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
+        self.server.folder()
     }
 
     pub(crate) fn api(&self, api_version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
@@ -223,6 +155,14 @@ impl ApiServer {
         match namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+
+    /// An address of its own for each operator: replicas share their ports, and both releases run at once.
+    pub(crate) fn address(&self, last: u8) -> Ipv4Addr {
+        match self.release {
+            Release::Node => Ipv4Addr::new(127, 77, 0, last),
+            Release::Next => Ipv4Addr::new(127, 78, 0, last),
         }
     }
 
