@@ -34,9 +34,10 @@ check: deps-build ## formatting, lints, licences, generated files
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-generate: deps-build ## write the generated files again (crds/, docs/*.schema.json, expectations of odd pods)
+generate: deps-build ## write the generated files again (crds/, docs/*.schema.json, expectations of odd pods, deploy/)
 	WEIR_GENERATE=1 $(CARGO) test --locked -q -p crd-types -p receipts --lib
 	WEIR_GENERATE=1 $(CARGO) test --locked -q -p pod-injection --test it odd_pod
+	@scripts/generate-deploy.sh
 
 bench: deps-bench ## pgbench: direct, through the sidecar, through pgbouncer; ratios
 	$(CARGO) build --locked --release --bin weir-sidecar

@@ -2,7 +2,7 @@
 # Builds the programs of the test cluster, once, and prints the folder that holds them.
 #
 #   tests/cluster/build.sh        a whole node and the API servers (cold 10 to 17 minutes on two cores, then under a second)
-#   tests/cluster/build.sh api    only etcd, kubectl and the API servers: no root, no Debian packages
+#   tests/cluster/build.sh api    only etcd, kubectl, helm and the API servers: no root, no Debian packages
 #
 # Everything comes from Go modules pinned by go.mod and go.sum next to this file; a Go that is missing or too old is
 # fetched from the module proxy too (GOPROXY is heeded). Two builders wait for each other; a build that was cut off
@@ -10,8 +10,8 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/cache.sh"
-parts=(kubernetes apiserver etcd)
-[ "${1:-}" = api ] || parts+=(coredns helm pause)
+parts=(kubernetes apiserver etcd helm)
+[ "${1:-}" = api ] || parts+=(coredns pause)
 bin=$cache/bin-$(cache_key "$here"/*/go.mod "$here"/*/go.sum "$here"/*.c "$here/build.sh")
 missing() { for part in "${parts[@]}"; do [ -e "$bin/.$part" ] || echo "$part"; done; }
 say() { echo "== test cluster: $*" >&2; }

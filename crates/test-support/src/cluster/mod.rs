@@ -78,6 +78,14 @@ pub fn nodes() -> Result<(), NotHere> {
     }
 }
 
+/// helm without a cluster, for what it renders.
+pub fn helm() -> Result<Kubectl> {
+    Ok(Kubectl {
+        bin: programs(&["api"])?,
+        kubeconfig: PathBuf::from("/dev/null"),
+    })
+}
+
 /// The programs of the test cluster, built when they are missing. `what` is `api` or nothing.
 pub(crate) fn programs(what: &[&str]) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("WEIR_CLUSTER_BIN") {

@@ -2,10 +2,12 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "helpers of tests fail like tests"
 )]
 
 mod architecture;
 mod dependencies;
+mod packaging;
 mod postgres;
 mod shop;

@@ -1,6 +1,7 @@
 //! Tests against API servers alone. Each runs once for each release.
 
 mod admission;
+mod chart;
 mod definitions;
 
 use anyhow::{Context, Result};
@@ -12,14 +13,20 @@ pub(crate) type Test = fn(Release) -> Result<()>;
 /// Every module with its tests.
 pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
     ("admission", admission::TESTS),
+    ("chart", chart::TESTS),
     ("definitions", definitions::TESTS),
 ];
+
+/// A path in the source tree, for programs that run elsewhere.
+pub(crate) fn path_of(path: &str) -> Result<String> {
+    let path = test_support::workspace_root().join(path);
+    Ok(path.to_str().context("the path is text")?.to_owned())
+}
 
 /// A fresh API server that serves our definitions.
 pub(crate) fn server(release: Release) -> Result<ApiServer> {
     let server = ApiServer::start(release)?;
-    let crds = test_support::workspace_root().join("crds");
-    let crds = crds.to_str().context("the path is text")?;
+    let crds = &path_of("crds")?;
     server.kubectl().run(&["apply", "--server-side", "-f", crds])?;
     server
         .kubectl()
@@ -32,12 +39,10 @@ pub(crate) fn server(release: Release) -> Result<ApiServer> {
 pub(crate) fn installed(release: Release) -> Result<ApiServer> {
     let server = ApiServer::start(release)?;
     for chart in ["weir-crds", "weir"] {
-        let path = test_support::workspace_root().join("charts").join(chart);
-        let path = path.to_str().context("the path is text")?;
         server.kubectl().helm(&[
             "install",
             chart,
-            path,
+            &path_of(&format!("charts/{chart}"))?,
             "--namespace=weir-system",
             "--create-namespace",
             "--no-hooks",
