@@ -73,6 +73,18 @@ struct State {
     own_losses: VecDeque<proto::ReceiptsLost>,
     /// Losses of all replicas: (pod UID, boot) → when, and namespace.
     losses: HashMap<(String, String), (Instant, String)>,
+    /// The collector whose stream we hold, and which of its streams that is.
+    collector: Option<Collector>,
+    collector_streams: u64,
+}
+
+/// The collector, as its stream with us tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collector {
+    /// Its version.
+    pub version: String,
+    /// When its certificate ends, Unix seconds.
+    pub certificate_not_after: i64,
 }
 
 impl Reports {
@@ -145,6 +157,27 @@ impl Reports {
     pub fn forget(&self, uid: &str) {
         self.lock().pods.remove(uid);
         self.changed.notify_one();
+    }
+
+    /// The collector has a stream with us; gives its number.
+    pub fn collector_came(&self, collector: Collector) -> u64 {
+        let mut state = self.lock();
+        state.collector = Some(collector);
+        state.collector_streams += 1;
+        state.collector_streams
+    }
+
+    /// That stream is over. A newer one stays.
+    pub fn collector_went(&self, stream: u64) {
+        let mut state = self.lock();
+        if state.collector_streams == stream {
+            state.collector = None;
+        }
+    }
+
+    /// The collector whose stream we hold.
+    pub fn collector(&self) -> Option<Collector> {
+        self.lock().collector.clone()
     }
 
     /// The collector told us about its sinks.

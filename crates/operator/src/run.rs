@@ -21,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+use crate::ca::Authority;
 use crate::ca::store::{Store, StoreConfig};
 use crate::certificates::{CaBundles, Certificates, TrustMap};
 use crate::events::Events;
@@ -61,6 +62,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Streams of sidecars.
     pub hub: Arc<Hub>,
+    /// What issues certificates.
+    pub authority: watch::Receiver<Arc<Authority>>,
     /// Our certificate and roots.
     pub keys: watch::Receiver<Option<Arc<Held>>>,
     /// TLS of the admission port.
@@ -116,6 +119,7 @@ pub async fn run(options: Options, settings: Settings) -> anyhow::Result<()> {
         reports,
         metrics,
         hub,
+        authority: authority.clone(),
         keys,
         webhook_tls: certificates.webhook(),
         grpc_tls: certificates.grpc(),
@@ -420,7 +424,13 @@ fn admin_pages(
 
 /// `/status`: what `weir status` reads from each replica.
 fn status_page(shared: &Shared) -> serde_json::Value {
-    let held = shared.keys.borrow().clone();
+    let own = shared
+        .keys
+        .borrow()
+        .as_ref()
+        .map(|held| held.identity.not_after());
+    let ends = shared.authority.borrow().ends();
+    let collector = shared.reports.collector();
     let mut pods = Vec::new();
     for report in shared.reports.all_own() {
         let pod = shared.world.pod_by_uid(&report.uid);
@@ -441,6 +451,7 @@ fn status_page(shared: &Shared) -> serde_json::Value {
             "certificateNotAfter": said.leaf_not_after,
             "receiptsWaiting": said.receipts_waiting,
             "receiptsDropped": said.receipts_dropped,
+            "bypasses": said.bypasses.len(),
         }));
     }
     serde_json::json!({
@@ -448,7 +459,20 @@ fn status_page(shared: &Shared) -> serde_json::Value {
         "replica": shared.options.pod_name,
         "leader": shared.holding.borrow().is_some(),
         "podsKnown": shared.world.pod_count(),
-        "certificateNotAfter": held.map(|held| held.identity.not_after()),
+        // Unix seconds.
+        "certificates": {
+            "root": ends.root,
+            "previousRoot": ends.previous_root,
+            "podsIssuer": ends.pods_issuer,
+            "controlIssuer": ends.control_issuer,
+            "captureRoot": ends.capture_root,
+            "operator": own,
+        },
+        // Of the one stream that the collector holds; the other replicas do not know it.
+        "collector": collector.map(|collector| serde_json::json!({
+            "version": collector.version,
+            "certificateNotAfter": collector.certificate_not_after,
+        })),
         "pods": pods,
     })
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use control_api::client::Held;
+use control_api::identity::not_after;
 use control_api::peer::Peer;
 use control_api::proto::sinks_server::Sinks;
 use control_api::proto::{self, collector_message, collector_order};
+use control_api::tls::ConnectedPeer;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use service_runtime::drain::{Drain, Stage};
@@ -14,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::reports::Reports;
+use crate::reports::{Collector, Reports};
 use crate::streams::{Hub, peer};
 use crate::world::{Change, Sink, World};
 
@@ -191,10 +193,16 @@ impl Sinks for SinksService {
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
         let service = self.clone();
+        // It connects anew with each new certificate: what this connection began with is what it has.
+        let ends = request
+            .extensions()
+            .get::<ConnectedPeer>()
+            .and_then(|connected| connected.leaf.as_ref())
+            .map_or(0, not_after);
         let incoming = request.into_inner();
         // It ends with its peer or with the process.
         tokio::spawn(async move {
-            let status = service.run(incoming, &sender).await;
+            let status = service.run(incoming, ends, &sender).await;
             tracing::info!(reason = %status.message(), "stream of the collector closed");
             // Either way the stream is over.
             let _ = tokio::time::timeout(SEND_TIMEOUT, sender.send(Err(status))).await;
@@ -206,7 +214,12 @@ impl Sinks for SinksService {
 type Outgoing = mpsc::Sender<Result<proto::CollectorOrder, Status>>;
 
 impl SinksService {
-    async fn run(&self, mut incoming: Streaming<proto::CollectorMessage>, sender: &Outgoing) -> Status {
+    async fn run(
+        &self,
+        mut incoming: Streaming<proto::CollectorMessage>,
+        certificate_not_after: i64,
+        sender: &Outgoing,
+    ) -> Status {
         let hello = match tokio::time::timeout(SEND_TIMEOUT, incoming.message()).await {
             Ok(Ok(Some(proto::CollectorMessage {
                 message: Some(collector_message::Message::Hello(hello)),
@@ -215,6 +228,21 @@ impl SinksService {
         };
         tracing::info!(version = %hello.version, "stream of the collector opened");
         self.hub.log_key(&hello.log_key);
+        let stream = self.reports.collector_came(Collector {
+            version: hello.version.chars().take(64).collect(),
+            certificate_not_after,
+        });
+        let status = self.follow_collector(incoming, &hello, sender).await;
+        self.reports.collector_went(stream);
+        status
+    }
+
+    async fn follow_collector(
+        &self,
+        mut incoming: Streaming<proto::CollectorMessage>,
+        hello: &proto::CollectorHello,
+        sender: &Outgoing,
+    ) -> Status {
         // First listen, then look: what goes meanwhile is in one of both.
         let mut gone = self.gone.subscribe();
         let mut changed = self.changed.subscribe();

@@ -49,7 +49,7 @@ pub enum TlsError {
 }
 
 /// How a server's certificate is checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Check {
     /// Not at all.
     Nothing,

@@ -1,30 +1,30 @@
 //! `weir check`: what is wrong with an installation, why it matters, and what to do.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use access_policy::{Manifest, compile};
 use anyhow::{Context, Result};
 use crd_types::DatabaseAccessPolicy;
-use crd_types::policy::Engine;
+use crd_types::policy::{Engine, SecretKeyRef, TlsMode};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, ResourceExt};
 use pod_injection::contract::{PODS_WEBHOOKS, POLICIES_WEBHOOKS};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use sidecar::tls::Check;
 
 use crate::cluster::{Cluster, Scope, block_on, explained};
+use crate::operators::{Operators, leaf_is_late};
+use crate::probe::{Answer, Login, Wish, probe};
 use crate::table::{plain, print};
 
 const DEFINITIONS: &str = "helm upgrade --install weir-crds charts/weir-crds";
 const CHART: &str = "helm upgrade --install weir charts/weir";
-/// For one database, from the look-up to the first byte of its answer.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Names that are printed; the count is always whole.
 const NAMES_MAX: usize = 5;
 
@@ -157,10 +157,27 @@ fn files(paths: &[PathBuf]) -> Result<Vec<Finding>> {
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(match compile(&manifests) {
-        Ok(_) => vec![Finding::good(format!(
-            "files: {} read, no problem",
-            manifests.len()
-        ))],
+        Ok(set) => {
+            let not_served: Vec<Finding> = set
+                .policies()
+                .filter_map(|policy| Some((policy, policy.not_served?)))
+                .map(|(policy, field)| {
+                    Finding::bad(
+                        format!("{}: spec.database.{field} is not served yet", policy.file),
+                        "a sidecar refuses the policy rather than leave out what it asks for",
+                        "leave the field out",
+                    )
+                })
+                .collect();
+            if not_served.is_empty() {
+                vec![Finding::good(format!(
+                    "files: {} read, no problem",
+                    manifests.len()
+                ))]
+            } else {
+                not_served
+            }
+        }
         Err(problems) => problems
             .iter()
             .map(|problem| {
@@ -189,10 +206,11 @@ async fn cluster(scope: &Scope) -> Vec<Finding> {
     }
     findings.extend(webhooks(&cluster).await);
     findings.extend(workloads(&cluster).await);
+    findings.extend(certificates(&cluster).await);
     match cluster.policies().await {
         Ok(policies) => {
             findings.extend(policies.iter().flat_map(policy));
-            findings.extend(databases(&policies).await);
+            findings.extend(databases(&cluster, &policies).await);
         }
         Err(error) => findings.push(Finding::unknown("policies", format!("{error:#}"))),
     }
@@ -320,6 +338,55 @@ async fn workloads(cluster: &Cluster) -> Vec<Finding> {
         .collect()
 }
 
+/// Ends of certificates, as the operators tell them.
+async fn certificates(cluster: &Cluster) -> Vec<Finding> {
+    let now = jiff::Timestamp::now().as_second();
+    let operators = Operators::ask(cluster).await;
+    let mut findings: Vec<Finding> = operators
+        .silent
+        .iter()
+        .map(|why| Finding::unknown("certificates that an operator tells of", why))
+        .collect();
+    let late: Vec<String> = operators
+        .certificates
+        .iter()
+        .filter(|certificate| certificate.is_late(now))
+        .map(|certificate| certificate.name.clone())
+        .collect();
+    if !late.is_empty() {
+        findings.push(Finding::bad(
+            format!("{} certificates should have been renewed by now", late.len()),
+            some(&late, late.len()),
+            format!(
+                "kubectl -n {} logs -l app.kubernetes.io/part-of=weir (docs/identity.md)",
+                cluster.weir_namespace
+            ),
+        ));
+    } else if !operators.certificates.is_empty() {
+        findings.push(Finding::good("certificates of operator and collector"));
+    }
+    if let Ok(pods) = cluster.injected_pods().await {
+        let late: Vec<String> = pods
+            .iter()
+            .filter(|pod| {
+                operators
+                    .pod(pod.metadata.uid.as_deref())
+                    .and_then(|told| told.certificate_not_after())
+                    .is_some_and(|end| leaf_is_late(end, now))
+            })
+            .map(|pod| format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any()))
+            .collect();
+        if !late.is_empty() {
+            findings.push(Finding::bad(
+                format!("{} pods should have had a new certificate by now", late.len()),
+                some(&late, late.len()),
+                "see the log of their container weir-sidecar",
+            ));
+        }
+    }
+    findings
+}
+
 /// What the policy's status says, as the operator wrote it.
 fn policy(policy: &DatabaseAccessPolicy) -> Vec<Finding> {
     let name = format!(
@@ -395,129 +462,145 @@ fn some(names: &[String], count: usize) -> String {
     }
 }
 
-/// What a database answers to somebody who comes without a sidecar and without a password.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Answer {
-    /// No connection.
-    Unreachable(String),
-    /// It asks for a password, or lets in without one.
-    Login { without_password: bool },
-    /// It refuses this login, in these words. TLS was not tried.
-    Refused(String),
-    /// No PostgreSQL.
-    Unreadable,
+/// An endpoint and how policies want to reach it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Endpoint {
+    host: String,
+    port: u16,
+    wish: Wish,
 }
 
-async fn databases(policies: &[DatabaseAccessPolicy]) -> Vec<Finding> {
-    let mut endpoints: Vec<(String, u16)> = policies
-        .iter()
-        .map(|policy| &policy.spec.database)
-        .filter(|database| match database.engine {
-            Engine::PostgreSQL => true,
-        })
-        .flat_map(|database| {
-            let others = database
-                .other_endpoints
-                .iter()
-                .map(|other| (other.host.clone(), other.port));
-            std::iter::once((database.host.clone(), database.port)).chain(others)
-        })
-        .collect();
-    endpoints.sort();
-    endpoints.dedup();
+/// `tls.mode` as the sidecar takes it.
+fn check_of(mode: TlsMode) -> Option<Check> {
+    match mode {
+        TlsMode::Disable => None,
+        TlsMode::Require => Some(Check::Nothing),
+        TlsMode::VerifyCA => Some(Check::Authority),
+        TlsMode::VerifyFull => Some(Check::AuthorityAndHost),
+    }
+}
+
+async fn databases(cluster: &Cluster, policies: &[DatabaseAccessPolicy]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    // With the policies that want it so, to say whose wish fails.
+    let mut endpoints: BTreeMap<Endpoint, String> = BTreeMap::new();
+    for policy in policies {
+        let database = &policy.spec.database;
+        match database.engine {
+            Engine::PostgreSQL => {}
+        }
+        let namespace = policy.namespace().unwrap_or_default();
+        let name = format!("{namespace}/{}", policy.name_any());
+        let wish = match (check_of(database.tls.mode), &database.tls.ca_secret_ref) {
+            (None, _) => Wish::Plain,
+            (Some(check), Some(reference)) if check != Check::Nothing => {
+                match authority(cluster, &namespace, reference).await {
+                    Ok(ca) => Wish::Tls { check, ca: Some(ca) },
+                    Err(why) => {
+                        findings.push(Finding::unknown(
+                            format!("policy {name}: whether its database's certificate is right"),
+                            why,
+                        ));
+                        Wish::Tls {
+                            check: Check::Nothing,
+                            ca: None,
+                        }
+                    }
+                }
+            }
+            (Some(check), _) => Wish::Tls { check, ca: None },
+        };
+        let others = database
+            .other_endpoints
+            .iter()
+            .map(|other| (other.host.clone(), other.port));
+        for (host, port) in std::iter::once((database.host.clone(), database.port)).chain(others) {
+            endpoints
+                .entry(Endpoint {
+                    host,
+                    port,
+                    wish: wish.clone(),
+                })
+                .or_insert_with(|| name.clone());
+        }
+    }
     if !endpoints.is_empty() {
         eprintln!("asking {} database endpoints from here …", endpoints.len());
     }
-    let answers =
-        futures_util::future::join_all(endpoints.iter().map(|(host, port)| probe(host, *port))).await;
-    endpoints
-        .iter()
-        .zip(answers)
-        .map(|((host, port), answer)| database(host, *port, &answer))
-        .collect()
+    let answers = futures_util::future::join_all(
+        endpoints
+            .keys()
+            .map(|endpoint| probe(&endpoint.host, endpoint.port, &endpoint.wish)),
+    )
+    .await;
+    // One endpoint with several wishes has one answer to logins.
+    let mut told = std::collections::BTreeSet::new();
+    for ((endpoint, policy), answer) in endpoints.iter().zip(answers) {
+        if told.insert((&endpoint.host, endpoint.port)) {
+            findings.push(database(&endpoint.host, endpoint.port, &answer));
+        }
+        if let Some(why) = &answer.wish_fails {
+            findings.push(wish_fails(endpoint, policy, why));
+        }
+    }
+    findings
+}
+
+/// A connection as the policy wants it fails, for everybody: sidecars do it with the same code.
+fn wish_fails(endpoint: &Endpoint, policy: &str, why: &str) -> Finding {
+    Finding::bad(
+        format!(
+            "policy {policy}: TLS to {}:{} fails as its tls says",
+            endpoint.host, endpoint.port
+        ),
+        format!("{why}; from here, as from a pod: sidecars refuse each connection"),
+        "correct spec.database.tls (mode, caSecretRef), the host, or the server's certificate",
+    )
+}
+
+/// The authority's certificate, PEM.
+async fn authority(cluster: &Cluster, namespace: &str, reference: &SecretKeyRef) -> Result<Vec<u8>, String> {
+    let api: Api<Secret> = Api::namespaced(cluster.client.clone(), namespace);
+    let secret = api
+        .get_opt(&reference.name)
+        .await
+        .map_err(|error| format!("{:#}", explained("secrets", error)))?
+        .ok_or_else(|| format!("there is no secret {namespace}/{}", reference.name))?;
+    let value = secret.data.unwrap_or_default().remove(&reference.key);
+    value.map(|value| value.0).ok_or_else(|| {
+        format!(
+            "secret {namespace}/{} has no key {}",
+            reference.name, reference.key
+        )
+    })
 }
 
 fn database(host: &str, port: u16, answer: &Answer) -> Finding {
     let mend = "let only governed pods reach it: a NetworkPolicy, or pg_hba.conf";
-    match answer {
-        Answer::Unreachable(_) => Finding::good(format!("database {host}:{port} is not reachable from here")),
-        Answer::Login {
+    match &answer.login {
+        Login::Unreachable(_) => Finding::good(format!("database {host}:{port} is not reachable from here")),
+        Login::Accepted {
             without_password: true,
         } => Finding::bad(
             format!("database {host}:{port} lets in without Weir, and without a password"),
             "it is reachable from here, and its pg_hba.conf trusts this address",
             mend,
         ),
-        Answer::Login {
+        Login::Accepted {
             without_password: false,
         } => Finding::bad(
             format!("database {host}:{port} accepts logins without Weir"),
             "it is reachable from here, and asks for a password as it asks anybody",
             mend,
         ),
-        Answer::Refused(words) => Finding::unknown(
-            format!("database {host}:{port} is reachable from here without Weir"),
-            format!("it refuses a login without TLS ({words}); with TLS was not tried"),
-        ),
-        Answer::Unreadable => Finding::unknown(
+        Login::Refused(words) => Finding::good(format!(
+            "database {host}:{port} is reachable from here, and refuses logins, with TLS and without ({words})"
+        )),
+        Login::Unreadable => Finding::unknown(
             format!("database {host}:{port} is reachable from here without Weir"),
             "what answers does not speak PostgreSQL",
         ),
     }
-}
-
-async fn probe(host: &str, port: u16) -> Answer {
-    match tokio::time::timeout(PROBE_TIMEOUT, ask(host, port)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => Answer::Unreachable(error.to_string()),
-        Err(_) => Answer::Unreachable("no answer in time".to_owned()),
-    }
-}
-
-/// A startup message and the first message of the answer. No password is ever sent.
-async fn ask(host: &str, port: u16) -> std::io::Result<Answer> {
-    let mut stream = TcpStream::connect((host, port)).await?;
-    Ok(login(&mut stream).await.unwrap_or(Answer::Unreadable))
-}
-
-/// The longest answer that is read: an error's fields are short.
-const ANSWER_BYTES_MAX: u64 = 8 * 1024;
-
-async fn login(stream: &mut TcpStream) -> std::io::Result<Answer> {
-    const VERSION_3: u32 = 3 << 16;
-    let body = b"user\0weir_check\0database\0postgres\0application_name\0weir check\0\0";
-    let length = u32::try_from(body.len() + 8).map_err(std::io::Error::other)?;
-    let mut message = length.to_be_bytes().to_vec();
-    message.extend_from_slice(&VERSION_3.to_be_bytes());
-    message.extend_from_slice(body);
-    stream.write_all(&message).await?;
-    let kind = stream.read_u8().await?;
-    let length = u64::from(stream.read_u32().await?);
-    match kind {
-        b'R' if (8..ANSWER_BYTES_MAX).contains(&length) => {
-            let without_password = stream.read_u32().await? == 0;
-            // Terminate; the server forgets the session at once. It may have closed already.
-            let _ = stream.write_all(b"X\0\0\0\x04").await;
-            Ok(Answer::Login { without_password })
-        }
-        b'E' if (5..ANSWER_BYTES_MAX).contains(&length) => {
-            let mut fields = Vec::new();
-            stream.take(length - 4).read_to_end(&mut fields).await?;
-            Ok(Answer::Refused(refusal(&fields)))
-        }
-        _ => Ok(Answer::Unreadable),
-    }
-}
-
-/// The words of an ErrorResponse. Who is let in by address sees an AuthenticationOk before any error.
-fn refusal(fields: &[u8]) -> String {
-    fields
-        .split(|byte| *byte == 0)
-        .find_map(|field| field.strip_prefix(b"M"))
-        .map_or_else(
-            || "without a reason".to_owned(),
-            |words| String::from_utf8_lossy(words).into_owned(),
-        )
 }
 
 #[cfg(test)]
@@ -552,6 +635,17 @@ mod tests {
         assert!(text(&findings).contains("orders.yaml:8"), "{}", text(&findings));
     }
 
+    /// What compiles and is refused by every sidecar is said before it is applied.
+    #[test]
+    fn what_no_sidecar_serves_is_said_of_a_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("orders.yaml");
+        std::fs::write(&path, "apiVersion: weir.dev/v1alpha1\nkind: DatabaseAccessPolicy\nmetadata: {name: orders, namespace: shop}\nspec:\n  podSelector: {}\n  database: {engine: PostgreSQL, host: db, targetSession: ReadWrite}\n").expect("written");
+        let findings = files(&[path]).expect("read");
+        assert_eq!(code(&findings), 1);
+        assert!(text(&findings).contains("targetSession"), "{}", text(&findings));
+    }
+
     fn policy_with(status: &Value) -> DatabaseAccessPolicy {
         serde_json::from_value(json!({
             "apiVersion": "weir.dev/v1alpha1", "kind": "DatabaseAccessPolicy",
@@ -584,29 +678,5 @@ mod tests {
         assert_eq!(webhook("w", "", Ok(Some((2, 1)))).level, Level::Bad);
         assert_eq!(webhook("w", "", Ok(Some((0, 0)))).level, Level::Bad);
         assert_eq!(webhook("w", "", Ok(None)).level, Level::Bad);
-    }
-
-    /// The test server trusts local addresses: whoever comes is let in, whatever becomes of the role after that.
-    #[tokio::test]
-    async fn a_real_server_that_trusts_this_address_is_told_apart_from_none() {
-        let server = test_support::shared_postgres().expect("PostgreSQL");
-        assert_eq!(
-            probe("127.0.0.1", server.port()).await,
-            Answer::Login {
-                without_password: true
-            }
-        );
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = closed.local_addr().expect("its address").port();
-        drop(closed);
-        assert!(matches!(probe("127.0.0.1", port).await, Answer::Unreachable(_)));
-    }
-
-    #[test]
-    fn a_refusal_keeps_the_servers_words() {
-        assert_eq!(
-            refusal(b"SFATAL\0C28000\0Mno pg_hba.conf entry\0\0"),
-            "no pg_hba.conf entry"
-        );
     }
 }

@@ -1,6 +1,7 @@
 //! `weir status` of a cluster: policies, pods, sinks, and Weir's own workloads.
 //!
-//! All of it is what the API server says: the operator writes what the sidecars report into the policies' status.
+//! What the API server says, and what only the operators know (`crate::operators`). Without the latter the rest is shown,
+//! and why it is missing.
 
 use anyhow::Result;
 use crd_types::{Condition, DatabaseAccessPolicy, LineageSink, Time};
@@ -10,12 +11,16 @@ use pod_injection::contract::{self, Captured, Injected};
 use serde::Serialize;
 
 use crate::cluster::{Cluster, Scope, Workload, block_on};
+use crate::operators::{Applied, Certificate, Operators, PodPage, leaf_is_late};
 use crate::table::{plain, print, table};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct State {
     weir: Vec<Workload>,
+    certificates: Vec<Certificate>,
+    /// Replicas of the operator that could not be asked, and why: their pods' `applied` is absent.
+    unasked: Vec<String>,
     policies: Vec<PolicyState>,
     pods: Vec<PodState>,
     sinks: Vec<SinkState>,
@@ -46,11 +51,17 @@ struct PolicyState {
 struct PodState {
     namespace: String,
     name: String,
-    /// Version of the operator that made the sidecar.
+    /// Version of the sidecar: as it says itself, or of the operator that made it.
     version: Option<String>,
     image: Option<String>,
     /// What it captures: `host:port`.
     captures: Vec<String>,
+    /// What it acknowledged; absent: no operator that was asked has its stream.
+    applied: Option<Vec<Applied>>,
+    /// End of its leaf, Unix seconds.
+    certificate_not_after: Option<i64>,
+    receipts_waiting: Option<u64>,
+    receipts_dropped: Option<u64>,
     /// Of the sidecar's container.
     ready: bool,
     restarts: i32,
@@ -82,6 +93,7 @@ pub(crate) fn run(scope: &Scope, json: bool) -> Result<u8> {
         let now = jiff::Timestamp::now().as_second();
         let (policies, pods, sinks) =
             tokio::try_join!(cluster.policies(), cluster.injected_pods(), cluster.sinks())?;
+        let operators = Operators::ask(&cluster).await;
         // Who may read one namespace often may not read Weir's own.
         let weir = cluster.workloads().await.unwrap_or_else(|error| {
             eprintln!("weir: operator and collector are not shown: {error:#}");
@@ -90,28 +102,60 @@ pub(crate) fn run(scope: &Scope, json: bool) -> Result<u8> {
         let state = State {
             weir,
             policies: policies.iter().map(|policy| policy_state(policy, now)).collect(),
-            pods: pods.iter().map(|pod| pod_state(pod, now)).collect(),
+            pods: pods.iter().map(|pod| pod_state(pod, &operators, now)).collect(),
+            certificates: operators.certificates,
+            unasked: operators.silent,
             sinks: sinks.iter().map(sink_state).collect(),
         };
         if json {
             print(&serde_json::to_string_pretty(&state)?)?;
         } else {
-            print(&text(&state))?;
+            print(&text(&state, now))?;
         }
-        Ok(u8::from(!state.is_well()))
+        Ok(u8::from(!state.is_well(now)))
     })
 }
 
 impl State {
-    fn is_well(&self) -> bool {
+    fn is_well(&self, now: i64) -> bool {
         let ready = |ready: &Option<String>| ready.as_deref() == Some("True");
         self.weir.iter().all(Workload::is_ready)
             && self
                 .policies
                 .iter()
                 .all(|policy| ready(&policy.ready) && policy.observed_generation == policy.generation)
-            && self.pods.iter().all(|pod| pod.ready)
+            && self.pods.iter().all(|pod| pod.ready && !pod.is_late(now))
+            && !self
+                .certificates
+                .iter()
+                .any(|certificate| certificate.is_late(now))
             && self.sinks.iter().all(|sink| ready(&sink.ready))
+    }
+}
+
+impl PodState {
+    fn is_late(&self, now: i64) -> bool {
+        self.certificate_not_after
+            .is_some_and(|end| leaf_is_late(end, now))
+    }
+
+    /// `orders@3`, or `orders@2 NotCaptured` where it is not in force.
+    fn show_applied(&self) -> String {
+        let Some(applied) = &self.applied else {
+            return UNSAID.to_owned();
+        };
+        let each: Vec<String> = applied
+            .iter()
+            .map(|one| {
+                let space = if one.reason.is_empty() { "" } else { " " };
+                format!("{}@{}{space}{}", one.policy, one.generation, one.reason)
+            })
+            .collect();
+        if each.is_empty() {
+            "none".to_owned()
+        } else {
+            plain(&each.join(", "))
+        }
     }
 }
 
@@ -146,7 +190,8 @@ fn policy_state(policy: &DatabaseAccessPolicy, now: i64) -> PolicyState {
     }
 }
 
-fn pod_state(pod: &Pod, now: i64) -> PodState {
+fn pod_state(pod: &Pod, operators: &Operators, now: i64) -> PodState {
+    let told = operators.pod(pod.metadata.uid.as_deref());
     let injected: Option<Injected> = annotation(pod, contract::INJECTED);
     let captured: Vec<Captured> = annotation(pod, contract::CAPTURED).unwrap_or_default();
     let container = pod
@@ -163,12 +208,19 @@ fn pod_state(pod: &Pod, now: i64) -> PodState {
     PodState {
         namespace: pod.namespace().unwrap_or_default(),
         name: pod.name_any(),
-        version: injected.as_ref().map(|injected| injected.version.clone()),
+        version: told
+            .map(|told| told.version.clone())
+            .filter(|version| !version.is_empty())
+            .or_else(|| injected.as_ref().map(|injected| injected.version.clone())),
         image: injected.map(|injected| injected.image),
         captures: captured
             .iter()
             .map(|captured| format!("{}:{}", captured.host, captured.port))
             .collect(),
+        applied: told.map(|told| told.policies.clone()),
+        certificate_not_after: told.and_then(PodPage::certificate_not_after),
+        receipts_waiting: told.map(|told| told.receipts_waiting),
+        receipts_dropped: told.map(|told| told.receipts_dropped),
         ready: container.is_some_and(|container| container.ready),
         restarts: container.map_or(0, |container| container.restart_count),
         age_seconds: age(pod.metadata.creation_timestamp.as_ref(), now),
@@ -219,7 +271,26 @@ fn show_age(seconds: Option<i64>) -> String {
     }
 }
 
-fn text(state: &State) -> String {
+/// How long until then, as ages are shown.
+fn show_until(end: i64, is_late: bool, now: i64) -> String {
+    let left = end.saturating_sub(now);
+    if left <= 0 {
+        "ended".to_owned()
+    } else if is_late {
+        format!("{} late", show_age(Some(left)))
+    } else {
+        show_age(Some(left))
+    }
+}
+
+fn show_end(end: i64) -> String {
+    jiff::Timestamp::from_second(end).map_or_else(
+        |_| end.to_string(),
+        |end| end.strftime("%Y-%m-%d %H:%MZ").to_string(),
+    )
+}
+
+fn text(state: &State, now: i64) -> String {
     let mut parts = Vec::new();
     let mut weir = table(&["WEIR", "READY", "IMAGE"]);
     for workload in &state.weir {
@@ -233,12 +304,34 @@ fn text(state: &State) -> String {
         parts.push(weir.to_string());
     }
 
-    let mut policies = table(&["POLICY", "MODE", "READY", "REASON", "MATCHED", "ENFORCED", "AGE"]);
+    let mut certificates = table(&["CERTIFICATE", "ENDS", "IN"]);
+    for certificate in &state.certificates {
+        certificates.add_row([
+            plain(&certificate.name),
+            show_end(certificate.not_after),
+            show_until(certificate.not_after, certificate.is_late(now), now),
+        ]);
+    }
+    if !state.certificates.is_empty() {
+        parts.push(certificates.to_string());
+    }
+
+    let mut policies = table(&[
+        "POLICY",
+        "GENERATION",
+        "MODE",
+        "READY",
+        "REASON",
+        "MATCHED",
+        "ENFORCED",
+        "AGE",
+    ]);
     for policy in &state.policies {
         // The status of an older generation says nothing of this one.
         let stale = policy.observed_generation != policy.generation;
         policies.add_row([
             format!("{}/{}", policy.namespace, policy.name),
+            said(policy.generation),
             policy.mode.to_owned(),
             said(policy.ready.as_deref()),
             if stale {
@@ -253,18 +346,39 @@ fn text(state: &State) -> String {
     }
     parts.push(listed(policies, state.policies.is_empty(), "no policies"));
 
-    let mut pods = table(&["POD", "SIDECAR", "READY", "RESTARTS", "CAPTURES", "AGE"]);
+    let mut pods = table(&[
+        "POD",
+        "SIDECAR",
+        "READY",
+        "RESTARTS",
+        "APPLIED",
+        "CERTIFICATE",
+        "WAITING",
+        "CAPTURES",
+        "AGE",
+    ]);
     for pod in &state.pods {
         pods.add_row([
             format!("{}/{}", pod.namespace, pod.name),
             said(pod.version.as_deref()),
             if pod.ready { "yes" } else { "no" }.to_owned(),
             pod.restarts.to_string(),
+            pod.show_applied(),
+            pod.certificate_not_after
+                .map_or_else(|| UNSAID.to_owned(), |end| show_until(end, pod.is_late(now), now)),
+            said(pod.receipts_waiting),
             plain(&pod.captures.join(", ")),
             show_age(pod.age_seconds),
         ]);
     }
     parts.push(listed(pods, state.pods.is_empty(), "no pods with a sidecar"));
+    if !state.unasked.is_empty() {
+        let reasons: Vec<String> = state.unasked.iter().map(|reason| plain(reason)).collect();
+        parts.push(format!(
+            "what pods applied, and when certificates end, is not known of:\n  {}",
+            reasons.join("\n  ")
+        ));
+    }
 
     let mut sinks = table(&["SINK", "KIND", "READY", "REASON", "DELIVERED", "FAILED", "LAG"]);
     for sink in &state.sinks {
@@ -308,12 +422,12 @@ mod tests {
             }))
             .expect("a pod")
         };
-        let state = pod_state(&pod(true), 0);
+        let state = pod_state(&pod(true), &Operators::default(), 0);
         assert_eq!(state.version.as_deref(), Some("0.1.0"));
         assert_eq!(state.captures, ["orders-db.shop.svc:5432"]);
         assert!(state.ready);
         assert_eq!(state.restarts, 2);
-        assert!(!pod_state(&pod(false), 0).ready);
+        assert!(!pod_state(&pod(false), &Operators::default(), 0).ready);
     }
 
     /// Ready=True of the generation before is not yet about what was applied.
@@ -330,14 +444,16 @@ mod tests {
             .expect("a policy");
             State {
                 weir: Vec::new(),
+                certificates: Vec::new(),
+                unasked: Vec::new(),
                 policies: vec![policy_state(&policy, 0)],
                 pods: Vec::new(),
                 sinks: Vec::new(),
             }
         };
-        assert!(state(2).is_well());
-        assert!(!state(1).is_well());
-        assert!(text(&state(1)).contains("not seen by the operator yet"));
+        assert!(state(2).is_well(0));
+        assert!(!state(1).is_well(0));
+        assert!(text(&state(1), 0).contains("not seen by the operator yet"));
     }
 
     #[test]

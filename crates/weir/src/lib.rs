@@ -3,7 +3,7 @@
 //! ```text
 //!  audit, lineage, verify, export, index, status ──► Source: a collector, its folder, or a spool folder
 //!  explain, facts ──► access-policy, sql-facts (no database, no server)
-//!  status, check ──► the API server, as kubectl finds it
+//!  status, check ──► the API server, as kubectl finds it; through it, the operators' own page
 //!  demo ──► starts the other programs
 //! ```
 //!
@@ -18,6 +18,8 @@ pub mod export;
 pub mod facts;
 mod installed;
 pub mod lineage;
+mod operators;
+mod probe;
 mod schema;
 mod source;
 pub mod status;
