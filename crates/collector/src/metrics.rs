@@ -96,3 +96,22 @@ impl Metrics {
         whole
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_documented() {
+        let metrics = Metrics::default();
+        let kind = SinkKind::Stdout;
+        metrics.sink_delivered.get_or_create(&KindLabel { kind }).inc();
+        let sink = "shop/audit".to_owned();
+        metrics.sink_lag.get_or_create(&SinkLabel { sink }).set(1);
+        let reason = Reason::Busy;
+        metrics.refused.get_or_create(&ReasonLabel { reason }).inc();
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &metrics.register()).unwrap();
+        test_support::metrics_page::compare("weir-collector", &page).unwrap();
+    }
+}

@@ -49,7 +49,7 @@ pub enum CertificateProblem {
 
 /// Which certificate a gauge is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Which {
+pub(crate) enum Which {
     Root,
     PreviousRoot,
     PodsIssuer,
@@ -76,8 +76,18 @@ impl EncodeLabelValue for Which {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfCertificate {
-    certificate: Which,
+pub(crate) struct OfCertificate {
+    pub(crate) certificate: Which,
+}
+
+pub(crate) fn ends_metric(registry: &mut Registry) -> Family<OfCertificate, Gauge> {
+    let ends = Family::default();
+    registry.register(
+        "weir_certificate_not_after_seconds",
+        "When a certificate of this operator ends, Unix seconds",
+        ends.clone(),
+    );
+    ends
 }
 
 /// The operator's own certificate, and all that is made of it.
@@ -101,12 +111,7 @@ impl Certificates {
         names: Vec<String>,
         registry: &mut Registry,
     ) -> Result<Self, CertificateProblem> {
-        let ends = Family::default();
-        registry.register(
-            "weir_certificate_not_after_seconds",
-            "When a certificate of this operator ends, Unix seconds",
-            ends.clone(),
-        );
+        let ends = ends_metric(registry);
         let current = authority.borrow_and_update().clone();
         let held = current.own(&names, now())?;
         let this = Self {
@@ -211,8 +216,18 @@ fn server(held: &Held, alpn: Alpn) -> Result<rustls::ServerConfig, control_api::
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfConfiguration {
-    configuration: String,
+pub(crate) struct OfConfiguration {
+    pub(crate) configuration: String,
+}
+
+pub(crate) fn bundles_metric(registry: &mut Registry) -> Family<OfConfiguration, Gauge> {
+    let right = Family::default();
+    registry.register(
+        "weir_webhook_ca_bundle_current",
+        "1 while the webhook configuration carries the roots that count now",
+        right.clone(),
+    );
+    right
 }
 
 /// Kind of a webhook configuration.
@@ -248,12 +263,7 @@ impl std::fmt::Debug for CaBundles {
 impl CaBundles {
     /// For the configurations of the chart.
     pub fn new(client: Client, authority: watch::Receiver<Arc<Authority>>, registry: &mut Registry) -> Self {
-        let right = Family::default();
-        registry.register(
-            "weir_webhook_ca_bundle_current",
-            "1 while the webhook configuration carries the roots that count now",
-            right.clone(),
-        );
+        let right = bundles_metric(registry);
         Self {
             client,
             authority,

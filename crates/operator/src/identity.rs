@@ -168,8 +168,18 @@ impl Refusal {
 
 /// Labels of the counter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfIssue {
-    outcome: Outcome,
+pub(crate) struct OfIssue {
+    pub(crate) outcome: Outcome,
+}
+
+pub(crate) fn requests_metric(registry: &mut Registry) -> Family<OfIssue, Counter> {
+    let issued = Family::default();
+    registry.register(
+        "weir_identity_requests",
+        "Requests for a certificate, by how they ended",
+        issued.clone(),
+    );
+    issued
 }
 
 /// Who is who in this cluster.
@@ -209,12 +219,7 @@ impl Issuer {
         settings: IdentitySettings,
         registry: &mut Registry,
     ) -> Self {
-        let issued = Family::default();
-        registry.register(
-            "weir_identity_requests",
-            "Requests for a certificate, by how they ended",
-            issued.clone(),
-        );
+        let issued = requests_metric(registry);
         Self {
             client,
             authority,

@@ -331,6 +331,56 @@ mod tests {
     use super::*;
 
     #[test]
+    fn all_are_documented() {
+        use crate::certificates::{OfCertificate, OfConfiguration, Which, bundles_metric, ends_metric};
+        use crate::identity::{OfIssue, requests_metric};
+        use crate::webhook::metrics as webhook;
+
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let admission = webhook::Metrics::default();
+        admission.register(&mut registry);
+        let ends = ends_metric(&mut registry);
+        let bundles = bundles_metric(&mut registry);
+        let requests = requests_metric(&mut registry);
+        // A family without a series is not on the page.
+        let of = OfResource {
+            resource: Watched::Pods,
+        };
+        metrics.watch_failures.get_or_create(&of).inc();
+        metrics.unreadable_objects.get_or_create(&of).inc();
+        metrics.request("GET", "/api/v1/pods", None);
+        let outcome = WriteOutcome::Written;
+        metrics.status_writes.get_or_create(&OfWrite { outcome }).inc();
+        let answer = Answer::Ack;
+        metrics.answers.get_or_create(&OfAnswer { answer }).inc();
+        let policy = OfPolicy {
+            namespace: "shop".to_owned(),
+            policy: "orders".to_owned(),
+        };
+        for family in [
+            &metrics.matched,
+            &metrics.enforced,
+            &metrics.uninjected,
+            &metrics.restart_needed,
+            &metrics.bypassed,
+        ] {
+            family.get_or_create(&policy).set(1);
+        }
+        metrics.receipts_waiting.get_or_create(&policy).set(1.0);
+        admission.review(webhook::Reviewed::Pod, webhook::Outcome::Allowed);
+        let certificate = Which::Root;
+        ends.get_or_create(&OfCertificate { certificate }).set(1);
+        let configuration = "weir-pods".to_owned();
+        bundles.get_or_create(&OfConfiguration { configuration }).set(1);
+        let outcome = crate::identity::Outcome::Pod;
+        requests.get_or_create(&OfIssue { outcome }).inc();
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        test_support::metrics_page::compare("weir-operator", &page).unwrap();
+    }
+
+    #[test]
     fn requests_are_told_apart() {
         for (method, path, query, verb, resource) in [
             (

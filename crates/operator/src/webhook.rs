@@ -9,7 +9,7 @@
 //! Reviews are read and answered as raw JSON: what a newer API server adds is not lost. Nothing is written anywhere, so
 //! a dry run is a run. Bad input gets a sentence and never a 500.
 
-mod metrics;
+pub(crate) mod metrics;
 mod pods;
 mod policies;
 mod review;

@@ -16,6 +16,7 @@ use wire_protocol::postgres::{Framer, write};
 use crate::databases::Database;
 use crate::fatal::{EndKind, Failure, Fatal};
 use crate::login::{LoggedIn, LoginContext, ask, log_in};
+use crate::metrics::Open;
 use crate::policies::Policies;
 use crate::pump::Pump;
 use crate::recorder::{Identity, SessionRecorder};
@@ -51,6 +52,7 @@ pub async fn serve(
         Ok(Opened::Session(pump)) => {
             tracing::info!(client = %peer, database = pump.database.name(), "session");
             shared.metrics.sessions.inc();
+            let _open = Open::count(&shared.metrics.open_sessions);
             let kind = pump.run().await;
             tracing::info!(client = %peer, ?kind, "session ended");
             kind
@@ -126,6 +128,7 @@ async fn open(shared: &Arc<Shared>, judge: &Rc<RefCell<Judge>>, leg: Leg) -> Ope
         Err(failure) => {
             let kind = failure.kind();
             if let Failure::Fatal(fatal) = failure {
+                shared.metrics.refused_session(&fatal);
                 tracing::info!(
                     sqlstate = fatal.sqlstate,
                     message = fatal.message,

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use access_policy::RefusalCode;
 use bytes::BytesMut;
 use prometheus_client::encoding::EncodeLabelValue;
 use wire_protocol::postgres::{WireError, write};
@@ -94,6 +95,12 @@ impl Fatal {
             "57P01",
             "terminating connection because weir-sidecar is shutting down",
         )
+    }
+
+    /// The code at the start of the message, where it has one.
+    pub fn code(&self) -> Option<RefusalCode> {
+        let (number, _) = self.message.strip_prefix("WEIR-")?.split_once(':')?;
+        number.parse().ok().map(RefusalCode)
     }
 
     /// As an ErrorResponse.

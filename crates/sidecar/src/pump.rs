@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use access_policy::RefusalCode;
 use bytes::{Bytes, BytesMut};
 use service_runtime::drain::Stage;
-use session_state::{Action, ClientMessage, Closing, Judge, Record, Session, World};
+use session_state::{Action, ClientMessage, Closing, Description, Judge, Record, Session, World};
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 use wire_protocol::postgres::backend::Fields;
@@ -22,7 +22,7 @@ use wire_protocol::postgres::{Caps, Frame, Framer, tag, write};
 use crate::cancels::CancelKey;
 use crate::databases::Database;
 use crate::fatal::{EndKind, Fatal};
-use crate::metrics::{Verdict, VerdictLabel};
+use crate::metrics::Verdict;
 use crate::recorder::{Recorder, SessionRecorder};
 use crate::sidecar::Shared;
 use crate::stream::{Leg, WAITING_MAX};
@@ -94,6 +94,10 @@ struct Turn {
     server_said_fatal: bool,
     /// Our direction to the server is closed, because the client's is.
     half_closed: bool,
+    /// Since then the session works; `None` while it waits for bytes.
+    working_since: Option<Instant>,
+    /// What it worked before that, since the last statement ended.
+    worked: Duration,
     /// Told to end when idle, at the latest then.
     drain_until: Option<Instant>,
     /// A cancel request is on its way. Until the server has closed its connection, nothing new is sent: it could hit
@@ -101,6 +105,26 @@ struct Turn {
     cancelling: Option<JoinHandle<()>>,
     /// What waits for that.
     held: Vec<Bytes>,
+}
+
+impl Turn {
+    /// The session waits from now on.
+    fn pause(&mut self) {
+        if let Some(since) = self.working_since.take() {
+            self.worked += since.elapsed();
+        }
+    }
+
+    /// What was worked since this was asked the last time: where several statements are under way, each gets what was
+    /// worked until it ended, and their sum is exact.
+    fn take_worked(&mut self) -> Duration {
+        let now = Instant::now();
+        let last = match &mut self.working_since {
+            Some(since) => now.saturating_duration_since(std::mem::replace(since, now)),
+            None => Duration::ZERO,
+        };
+        std::mem::take(&mut self.worked) + last
+    }
 }
 
 impl Pump {
@@ -112,6 +136,8 @@ impl Pump {
             catalog_asked: None,
             server_said_fatal: false,
             half_closed: false,
+            working_since: None,
+            worked: Duration::ZERO,
             drain_until: None,
             cancelling: None,
             held: Vec::new(),
@@ -123,6 +149,7 @@ impl Pump {
         for action in actions {
             match action {
                 Action::Record(record) | Action::Intent(record) => {
+                    self.count(&record, &mut turn);
                     // What cannot be kept is counted as lost by the spool.
                     let _ = self.records.record(record);
                 }
@@ -137,6 +164,7 @@ impl Pump {
         let kind = match end {
             End::Quiet(kind) => kind,
             End::Tell(fatal) => {
+                self.shared.metrics.refused_session(&fatal);
                 let mut out = BytesMut::new();
                 fatal.encode(&mut out);
                 // Behind half a message nothing can be said any more.
@@ -179,8 +207,13 @@ impl Pump {
         let mut drain = shared.drain.clone();
         let mut sleep: Option<Pin<Box<Sleep>>> = None;
         loop {
+            turn.working_since.get_or_insert_with(Instant::now);
             if let Some(end) = self.work(turn).await {
                 return end;
+            }
+            // While the server answers a question of ours before a text can be judged, that text waits for Weir.
+            if !self.session.is_answered() || self.session.takes_client() {
+                turn.pause();
             }
             let deadline = self.next_deadline(turn);
             match (deadline, &mut sleep) {
@@ -406,7 +439,7 @@ impl Pump {
                 Action::ToServer(bytes) => self.server.send(bytes),
                 Action::ToClient(bytes) => self.client.send(bytes),
                 Action::Record(record) => {
-                    self.count(&record);
+                    self.count(&record, turn);
                     if self.looks_stale(&record) {
                         turn.catalog_wanted = Some(Instant::now());
                     }
@@ -415,7 +448,7 @@ impl Pump {
                     }
                 }
                 Action::Intent(record) => {
-                    self.count(&record);
+                    self.count(&record, turn);
                     if let Err(reason) = self.records.intent(record).await {
                         return Some(not_recorded(&reason));
                     }
@@ -459,22 +492,32 @@ impl Pump {
             && self.database.older_than(STALE)
     }
 
-    fn count(&self, record: &Record) {
-        let verdict = match record {
+    fn count(&self, record: &Record, turn: &mut Turn) {
+        let metrics = &self.shared.metrics;
+        match record {
             Record::Open { statement, .. } | Record::Intent { statement, .. } => {
                 match statement.permit.verdict() {
-                    access_policy::Verdict::Permit(_) => Verdict::Permit,
-                    access_policy::Verdict::WouldRefuse(_) => Verdict::Audit,
+                    access_policy::Verdict::Permit(rule) => metrics.decided(Verdict::Permit, rule),
+                    access_policy::Verdict::WouldRefuse(refusal) => {
+                        metrics.decided(Verdict::Audit, &refusal.rule);
+                    }
                 }
             }
-            Record::Denied { .. } => Verdict::Refuse,
-            Record::Outcome { .. } => return,
-        };
-        self.shared
-            .metrics
-            .statements
-            .get_or_create(&VerdictLabel { verdict })
-            .inc();
+            Record::Denied { refusal, .. } => {
+                metrics.decided(Verdict::Refuse, &refusal.rule);
+                metrics.refused(refusal.code);
+                metrics.added(turn.take_worked());
+            }
+            Record::Outcome { rows_of, outcome, .. } => {
+                if let Some(refusal) = &outcome.stopped {
+                    metrics.refused(refusal.code);
+                }
+                metrics
+                    .masked_cells
+                    .inc_by(masked_cells(&rows_of.description, outcome.rows_returned));
+                metrics.added(turn.take_worked());
+            }
+        }
     }
 
     fn catalog_failed(&self, error: &str) -> End {
@@ -611,6 +654,16 @@ impl Pump {
         })
         .await
     }
+}
+
+/// Cells of the rows that left which stood under a mask, NULLs included.
+fn masked_cells(description: &Description, rows: u64) -> u64 {
+    let columns = description
+        .output
+        .iter()
+        .filter(|column| column.mask.is_some() && column.target.is_none())
+        .count();
+    rows.saturating_mul(u64::try_from(columns).unwrap_or(u64::MAX))
 }
 
 fn no_policy_any_more() -> Fatal {

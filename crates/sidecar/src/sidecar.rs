@@ -33,7 +33,7 @@ use crate::databases::Database;
 use crate::fatal::{EndKind, Failure};
 use crate::front::Front;
 use crate::login::{LoginContext, ask, log_in_for_catalog};
-use crate::metrics::{EndLabel, Metrics};
+use crate::metrics::{EndLabel, Metrics, Open};
 use crate::pod::Pod;
 use crate::policies::folder::PolicyFolder;
 use crate::policies::follow::Follow;
@@ -240,6 +240,7 @@ fn status(live: &Live, drain: &Drain) -> serde_json::Value {
             "bytesMax": spool.bytes_max,
             "collector": first.collector,
             "delivered": spool.delivered,
+            "waiting": spool.waiting,
             "deliveryError": spool.delivery_error,
         },
     })
@@ -268,9 +269,7 @@ fn report(live: &Live, identity: Option<&HeldIdentity>, policies: &StreamedPolic
     proto::Report {
         unresolved,
         bypasses: Vec::new(),
-        receipts_waiting: spool
-            .as_ref()
-            .map_or(0, |spool| spool.events.saturating_sub(spool.delivered)),
+        receipts_waiting: spool.as_ref().map_or(0, |spool| spool.waiting),
         receipts_dropped: spool.as_ref().map_or(0, |spool| spool.dropped),
         leaf_not_after: identity
             .and_then(|held| held.borrow().as_ref().map(|held| held.identity.not_after()))
@@ -635,22 +634,6 @@ fn worker(mut receiver: mpsc::Receiver<Accepted>) {
     });
 }
 
-/// Counts an open connection; also one that ends by a panic is counted off.
-struct Open(prometheus_client::metrics::gauge::Gauge);
-
-impl Open {
-    fn count(metrics: &Metrics) -> Self {
-        metrics.open.inc();
-        Self(metrics.open.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 async fn one(judge: Rc<RefCell<Judge>>, accepted: Accepted) {
     let Accepted {
         shared,
@@ -659,7 +642,7 @@ async fn one(judge: Rc<RefCell<Judge>>, accepted: Accepted) {
         permit,
         turned_away,
     } = accepted;
-    let open = Open::count(&shared.metrics);
+    let open = Open::count(&shared.metrics.open);
     let reason = match TcpStream::from_std(socket) {
         Ok(socket) if turned_away => connection::turn_away(&shared, socket).await,
         Ok(socket) => connection::serve(Arc::clone(&shared), judge, socket, peer).await,
@@ -822,6 +805,11 @@ async fn follow_policies(all: Vec<Arc<Shared>>) {
         metrics
             .unresolved_names
             .set(u64::try_from(unresolved).unwrap_or(u64::MAX));
+        metrics.show_spool(&first.spool.status());
+        let held = first.identity.as_ref().and_then(|held| held.borrow().clone());
+        metrics
+            .certificate_end
+            .set(held.map_or(0, |held| held.identity.not_after()));
         // A failed load changes no generation but must show.
         let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
     }

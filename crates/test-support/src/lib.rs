@@ -16,6 +16,7 @@ mod binaries;
 mod certificates;
 pub mod cluster;
 pub mod drivers;
+pub mod metrics_page;
 mod postgres;
 mod process;
 pub mod shop;

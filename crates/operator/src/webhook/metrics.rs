@@ -49,8 +49,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds the counters to a registry whose prefix is the program's.
+    /// Adds the counters.
     pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("weir_operator");
         for reason in pod_injection::Reason::ALL {
             self.reason(reason);
         }

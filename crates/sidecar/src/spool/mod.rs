@@ -18,6 +18,7 @@
 //! - write: [`Spool::intent`] and await it before the statement is sent, [`Spool::record`] with its mark when it ended;
 //! - refusal, session.open and anything else: [`Spool::record`] without a mark.
 
+mod ages;
 mod deliver;
 mod read;
 mod record;
@@ -44,6 +45,7 @@ use tokio::sync::{oneshot, watch};
 pub use read::{Item, segments, verify_folder, walk};
 pub use record::Mark;
 
+use ages::Ages;
 use record::Record;
 use segment::{ClosedSegment, OpenSegment};
 
@@ -248,6 +250,10 @@ pub struct SpoolStatus {
     pub signed: u64,
     /// Of this process' events, how many the collector has under a verified checkpoint.
     pub delivered: u64,
+    /// Events on this disk that the collector has not under a verified checkpoint, those of ended processes included.
+    pub waiting: u64,
+    /// Age of the oldest of them.
+    pub oldest_waiting: Option<Duration>,
     /// Last verified head of the collector's log.
     pub seen_head: Option<LogHead>,
     /// Last failure to deliver.
@@ -289,6 +295,8 @@ struct Shared {
     signed: watch::Sender<Signed>,
     /// Events of this process that the collector has, counted from the first.
     delivered: watch::Sender<u64>,
+    /// How old events are that were signed and not delivered.
+    ages: Mutex<Ages>,
     /// For every process in the folder: last event that the collector has.
     delivered_seq: Mutex<BTreeMap<BootId, u64>>,
     seen_head: Mutex<Option<LogHead>>,
@@ -407,6 +415,7 @@ impl Spool {
             dropped: AtomicU64::new(0),
             signed: watch::Sender::new(signed),
             delivered: watch::Sender::new(0),
+            ages: Mutex::default(),
             delivered_seq: Mutex::new(delivered.boots.clone()),
             seen_head: Mutex::new(delivered.head),
             delivery_error: Mutex::new(None),
@@ -552,20 +561,27 @@ impl Spool {
     pub fn status(&self) -> SpoolStatus {
         let shared = &self.shared;
         let queued = held(&shared.queue).items.len();
+        let events = shared.events.load(Ordering::Relaxed) + queued as u64;
+        let (left, left_since) = shared.left_by_others();
+        let delivered = *shared.delivered.borrow();
+        let own_since = held(&shared.ages).oldest(delivered);
+        let oldest = [own_since, left_since].into_iter().flatten().min();
         SpoolStatus {
             health: match shared.admit() {
                 Err(SpoolRefusal::Full) => Health::Full,
                 _ => shared.health(),
             },
             boot: shared.boot,
-            events: shared.events.load(Ordering::Relaxed) + queued as u64,
+            events,
             groups: shared.groups.load(Ordering::Relaxed),
             dropped: shared.dropped.load(Ordering::Relaxed),
             bytes: shared.bytes.load(Ordering::Relaxed),
             bytes_max: shared.bytes_max,
             queued,
             signed: shared.signed.borrow().events,
-            delivered: *shared.delivered.borrow(),
+            delivered,
+            waiting: events.saturating_sub(delivered) + left,
+            oldest_waiting: oldest.map(|since| since.elapsed().unwrap_or_default()),
             seen_head: *held(&shared.seen_head),
             delivery_error: held(&shared.delivery_error).clone(),
         }
@@ -611,6 +627,35 @@ impl Drop for Spool {
 impl Shared {
     fn mono_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Events that ended processes left in the folder and that are not delivered, and since when they lie there at the
+    /// least.
+    fn left_by_others(&self) -> (u64, Option<SystemTime>) {
+        let delivered = held(&self.delivered_seq).clone();
+        let mut last = BTreeMap::<BootId, u64>::new();
+        let mut since = None;
+        for segment in held(&self.closed).iter() {
+            for (boot, seq) in segment.last_seq.iter().filter(|(boot, _)| **boot != self.boot) {
+                if delivered.get(boot).is_some_and(|delivered| delivered >= seq) {
+                    continue;
+                }
+                let known = last.entry(*boot).or_default();
+                *known = (*seq).max(*known);
+                if since.is_none() {
+                    // Written to until its process ended.
+                    since = std::fs::metadata(&segment.path)
+                        .and_then(|data| data.modified())
+                        .ok();
+                }
+            }
+        }
+        let next = |seq: u64| seq.saturating_add(1);
+        let left = last
+            .iter()
+            .map(|(boot, seq)| next(*seq) - delivered.get(boot).map_or(0, |seq| next(*seq)))
+            .sum();
+        (left, since)
     }
 
     fn health(&self) -> Health {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use receipts::{
     Body, ChainClose, ChainWriter, Digest, GROUP_EVENTS_MAX, Gap, GapChain, SigningKey, sign_group,
@@ -363,6 +363,7 @@ impl Writer {
         for done in self.durable.drain(..) {
             open_and_tell(&shared, done);
         }
+        held(&shared.ages).signed(signed_events, SystemTime::now());
         // Marks may stand behind `bytes` already; delivery only needs the groups before it.
         shared.signed.send_replace(Signed {
             segment: number,

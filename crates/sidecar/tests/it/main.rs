@@ -11,6 +11,7 @@
 mod harness;
 mod life;
 mod logins;
+mod metrics;
 mod pod;
 mod startup;
 mod traffic;
