@@ -12,6 +12,7 @@ mod older;
 pub mod policy;
 mod schema;
 pub mod sink;
+pub mod words;
 
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 pub use older::lacks;

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::words;
+
 /// Says who may do what with one database, what they see of it, and how it is recorded. All policies that name the
 /// same database apply together.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
@@ -32,7 +34,8 @@ pub struct DatabaseAccessPolicySpec {
     /// Enforce refuses, masks and filters. Audit decides and records what it would have done, and changes nothing.
     #[serde(default)]
     pub mode: Mode,
-    /// The pods of this namespace that the policy is for. `{}` means every pod. Not judged where no operator runs.
+    /// The pods of this namespace that the policy is for, by their labels. `{}` means every pod. Not judged where no
+    /// operator runs.
     pub pod_selector: LabelSelector,
     /// The database, and how to reach it.
     pub database: Database,
@@ -89,12 +92,31 @@ pub enum Effect {
 /// `spec.database`.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-validations" = [
+    json!({"rule": "!has(self.credentials) || self.credentials.transport == 'Plaintext' || \
+                    !has(self.tls) || self.tls.mode == 'VerifyFull' || \
+                    (self.credentials.transport == 'AnyTLS' && self.tls.mode != 'Disable')",
+           "fieldPath": ".credentials", "message": words::TRANSPORT}),
+    json!({"rule": "!has(self.clientTLS) || self.clientTLS.mode != 'Serve' || has(self.credentials) || \
+                    (has(self.tls) && self.tls.mode == 'Disable')",
+           "fieldPath": ".clientTLS", "message": words::SERVE_NEEDS_CREDENTIALS}),
+    json!({"rule": "(has(self.capture) && self.capture.mode == 'Env') || \
+                    !(isIP(self.host) || self.host.startsWith('[') || self.host == 'localhost')",
+           "fieldPath": ".host", "message": words::ADDRESS_NEEDS_ENV}),
+    json!({"rule": "(has(self.capture) && self.capture.mode == 'Env') || !has(self.otherEndpoints) || \
+                    !self.otherEndpoints.exists(other, \
+                    isIP(other.host) || other.host.startsWith('[') || other.host == 'localhost')",
+           "fieldPath": ".otherEndpoints", "message": words::ADDRESS_NEEDS_ENV}),
+    json!({"rule": "!has(self.otherEndpoints) || !self.otherEndpoints.exists(other, \
+                    other.host == self.host && other.port == self.port)",
+           "fieldPath": ".otherEndpoints", "message": words::NAMED_TWICE})
+]))]
 pub struct Database {
-    /// What kind of server it is.
+    /// What kind of server it is. It cannot change: another kind of server is another policy.
+    #[schemars(extend("x-kubernetes-validations" = [json!({"rule": "self == oldSelf", "message": words::ENGINE_FIXED})]))]
     pub engine: Engine,
-    /// Host name or address, as the application names it.
-    #[schemars(length(min = 1, max = 253))]
+    /// Host name or address, as the application names it: no scheme, no port, no path.
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = host_rules()))]
     pub host: String,
     /// TCP port.
     #[serde(default = "postgresql_port")]
@@ -102,7 +124,7 @@ pub struct Database {
     pub port: u16,
     /// More names of the same database, such as a read replica. Policies that share an endpoint are one database.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host", "port"]))]
     pub other_endpoints: Vec<OtherEndpoint>,
     /// The only database of that server that may be used. Left out, every database of the server may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,10 +133,11 @@ pub struct Database {
     /// TLS towards the server.
     #[serde(default)]
     pub tls: Tls,
-    /// The login used for the server. Left out, the application's own login passes through.
+    /// The login that the sidecar uses for the server, so that the application needs none. Left out, the application's
+    /// own login passes through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
-    /// TLS towards the application. Not judged where no operator runs.
+    /// TLS towards the application, within the pod. Not judged where no operator runs.
     #[serde(default, rename = "clientTLS")]
     pub client_tls: ClientTls,
     /// How the application's connections come to the sidecar. Not judged where no operator runs.
@@ -131,11 +154,12 @@ pub struct Database {
 #[serde(rename_all = "camelCase")]
 #[schemars(inline, extend("x-kubernetes-validations" = [
     json!({"rule": "!has(self.certificateSecretRef) || self.mode == 'Serve'",
-           "message": "certificateSecretRef belongs to mode Serve"})
+           "fieldPath": ".certificateSecretRef", "message": words::CERTIFICATE_NEEDS_SERVE})
 ]))]
 pub struct ClientTls {
     /// Plain: the application's request for TLS is answered with no, as a server without TLS does. Serve: with yes; an
-    /// application that verifies must trust `/var/run/weir/ca.crt`, or the given certificate's authority.
+    /// application that verifies must trust `/var/run/weir/ca.crt`, or the given certificate's authority. Serve needs
+    /// `credentials`, or `tls.mode: Disable`.
     #[serde(default)]
     pub mode: ClientTlsMode,
     /// The Secret with `tls.crt` and `tls.key` that is shown to the application. Left out, Weir issues one.
@@ -158,14 +182,15 @@ pub enum ClientTlsMode {
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(inline, extend("x-kubernetes-validations" = [
-    json!({"rule": "has(self.env) == (self.mode == 'Env')", "message": "mode Env needs env, and mode Alias has none"})
+    json!({"rule": "!has(self.env) || self.mode == 'Env'", "fieldPath": ".env", "message": words::ENV_NEEDS_MODE})
 ]))]
 pub struct Capture {
-    /// Alias: the host's name leads to the sidecar (hostAliases). Env: variables are rewritten, for hosts that are
-    /// addresses.
+    /// Alias: within the pod the host's name leads to the sidecar (hostAliases). Env: the variables in `env` are
+    /// rewritten, for hosts that are addresses.
     #[serde(default)]
     pub mode: CaptureMode,
-    /// For Env: the variables of the application's containers that hold host, port or URL as literal values.
+    /// For Env, and needed there: the variables of the application's containers that hold host, port or URL as literal
+    /// values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<CaptureEnv>,
 }
@@ -184,7 +209,7 @@ pub enum CaptureMode {
 /// `spec.database.capture.env`.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline, extend("minProperties" = 1))]
+#[schemars(inline)]
 pub struct CaptureEnv {
     /// Variables that hold the host, such as `PGHOST`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -259,6 +284,13 @@ pub struct UnresolvedName {
     pub database: Option<String>,
 }
 
+fn host_rules() -> serde_json::Value {
+    json!([
+        {"rule": "!self.contains('/')", "message": words::HOST_NO_URL},
+        {"rule": "self.startsWith('[') || isIP(self) || !self.contains(':')", "message": words::HOST_NO_PORT}
+    ])
+}
+
 fn postgresql_port() -> u16 {
     5432
 }
@@ -276,8 +308,8 @@ pub enum Engine {
 #[serde(rename_all = "camelCase")]
 #[schemars(inline)]
 pub struct OtherEndpoint {
-    /// Host name or address.
-    #[schemars(length(min = 1, max = 253))]
+    /// Host name or address, as the application names it: no scheme, no port, no path.
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = host_rules()))]
     pub host: String,
     /// TCP port.
     #[serde(default = "postgresql_port")]
@@ -288,13 +320,17 @@ pub struct OtherEndpoint {
 /// `spec.database.tls`.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-validations" = [
+    json!({"rule": "!has(self.caSecretRef) || self.mode in ['VerifyCA', 'VerifyFull']",
+           "fieldPath": ".caSecretRef", "message": words::CA_NEEDS_VERIFY})
+]))]
 pub struct Tls {
     /// Disable: no TLS. Require: TLS, the certificate is not checked. VerifyCA: the certificate must come from the
     /// given authority. VerifyFull: it must also be for the host.
     #[serde(default)]
     pub mode: TlsMode,
-    /// Where the authority's certificate is. Left out, the system's authorities count.
+    /// Where the authority's certificate (PEM) is, for VerifyCA and VerifyFull. Left out, the system's authorities
+    /// count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
 }
@@ -344,7 +380,8 @@ pub struct SecretRef {
 pub struct Credentials {
     /// The Secret with the keys `username` and `password`.
     pub secret_ref: SecretRef,
-    /// Over what the password may be sent: VerifiedTLS needs `tls.mode: VerifyFull`, AnyTLS any TLS, Plaintext nothing.
+    /// Over what the password may be sent. VerifiedTLS: only where `tls.mode` is VerifyFull. AnyTLS: over any TLS.
+    /// Plaintext: even without.
     #[serde(default)]
     pub transport: Transport,
 }
@@ -378,21 +415,24 @@ pub struct Classification {
 /// Who a rule speaks of: exactly one of the fields.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline, extend("minProperties" = 1, "maxProperties" = 1))]
+#[schemars(inline, extend("x-kubernetes-validations" = [
+    json!({"rule": "[has(self.serviceAccount), has(self.user), has(self.group), has(self.agent)].filter(one, one).size() <= 1",
+           "message": words::ONE_SUBJECT})
+]))]
 pub struct SubjectRef {
-    /// A Kubernetes service account of the policy's namespace. Exactly one of the four fields is set.
+    /// A Kubernetes service account of the policy's namespace. A subject has exactly one of the four fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account: Option<String>,
-    /// A person.
+    /// A person, by name. A subject has exactly one of the four fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub user: Option<String>,
-    /// A group of persons.
+    /// A group of persons. A subject has exactly one of the four fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub group: Option<String>,
-    /// An AI agent.
+    /// An AI agent. A subject has exactly one of the four fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub agent: Option<String>,
@@ -401,12 +441,16 @@ pub struct SubjectRef {
 /// One rule of `spec.access`.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-validations" = [
+    json!({"rule": "!has(self.columns) || self.columns.size() == 0 || \
+                    self.actions.all(action, action in ['Select', 'Insert', 'Update'])",
+           "fieldPath": ".columns", "message": words::COLUMNS_NARROW})
+]))]
 pub struct AccessRule {
     /// Name of the rule, as refusals and receipts quote it.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Allow or Deny.
+    /// Allow or Deny. A Deny wins over every Allow.
     #[serde(default = "allow")]
     #[schemars(extend("default" = "Allow"))]
     pub effect: Effect,
@@ -416,7 +460,7 @@ pub struct AccessRule {
     pub subjects: Vec<SubjectRef>,
     /// What may be done, or not: Select (COPY TO too), Insert (COPY FROM too), Update, Delete, Truncate, DDL, Call
     /// (procedures, DO), Admin (roles, maintenance, settings of the server).
-    #[schemars(length(min = 1, max = 8))]
+    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "set"))]
     pub actions: Vec<Action>,
     /// Relations it speaks of, written as in SQL: `public.orders`; `public.*` is every relation of the schema. Left
     /// out: every relation, and actions on none.
@@ -460,14 +504,12 @@ pub enum Action {
 /// One rule of `spec.masks`.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline, extend("x-kubernetes-validations" = [
-    json!({"rule": "has(self.columns) || has(self.columnLabels)", "message": "a mask needs columns or columnLabels"})
-]))]
+#[schemars(inline)]
 pub struct MaskRule {
-    /// Name of the rule.
+    /// Name of the rule, as receipts quote it.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Columns, written as in SQL: `public.customers.email`.
+    /// Columns, written as in SQL: `public.customers.email`. A rule needs these or `columnLabels`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024))]
     pub columns: Vec<String>,
@@ -487,22 +529,24 @@ pub struct MaskRule {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(inline, extend("x-kubernetes-validations" = [
-    json!({"rule": "self.type != 'Constant' || has(self.value)", "message": "mask Constant needs value"}),
-    json!({"rule": "self.type == 'Constant' || !has(self.value)", "message": "value belongs to mask Constant"}),
-    json!({"rule": "self.type == 'Partial' || !(has(self.keepFirst) || has(self.keepLast))",
-           "message": "keepFirst and keepLast belong to mask Partial"}),
-    json!({"rule": "self.type == 'DateTrunc' ? has(self.unit) : !has(self.unit)",
-           "message": "mask DateTrunc needs unit, and no other has it"}),
-    json!({"rule": "self.type == 'Hash' ? has(self.keySecretRef) : !has(self.keySecretRef)",
-           "message": "mask Hash needs keySecretRef, and no other has it"})
+    json!({"rule": "!has(self.value) || self.type == 'Constant'",
+           "fieldPath": ".value", "message": words::VALUE_OF_CONSTANT}),
+    json!({"rule": "!has(self.keepFirst) || self.type == 'Partial'",
+           "fieldPath": ".keepFirst", "message": words::KEEP_OF_PARTIAL}),
+    json!({"rule": "!has(self.keepLast) || self.type == 'Partial'",
+           "fieldPath": ".keepLast", "message": words::KEEP_OF_PARTIAL}),
+    json!({"rule": "!has(self.unit) || self.type == 'DateTrunc'",
+           "fieldPath": ".unit", "message": words::UNIT_OF_DATE_TRUNC}),
+    json!({"rule": "!has(self.keySecretRef) || self.type == 'Hash'",
+           "fieldPath": ".keySecretRef", "message": words::KEY_OF_HASH})
 ]))]
 pub struct Mask {
-    /// Null: NULL. Constant: `value`. Partial: stars, but for `keepFirst` and `keepLast` characters. Email: first
-    /// letter and domain. DateTrunc: the first day or moment of `unit`. Hash: a token made with the key in
-    /// `keySecretRef`, the same for the same value.
+    /// Null: NULL (in YAML it needs quotes: "Null"). Constant: what `value` says. Partial: stars, but for `keepFirst`
+    /// and `keepLast` characters. Email: first letter and domain. DateTrunc: the first moment of `unit`. Hash: a token
+    /// made with the key in `keySecretRef`, the same for the same value.
     #[serde(rename = "type")]
     pub kind: MaskType,
-    /// For Constant: the value shown, as text. NULL stays NULL.
+    /// For Constant, and needed there: the value shown, as text. NULL stays NULL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub value: Option<String>,
@@ -514,10 +558,10 @@ pub struct Mask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1000))]
     pub keep_last: Option<u32>,
-    /// For DateTrunc: Year, Month or Day.
+    /// For DateTrunc, and needed there: Year, Month or Day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<DateUnit>,
-    /// For Hash: the key, at least 16 bytes.
+    /// For Hash, and needed there: the key, 16 bytes or more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_secret_ref: Option<SecretKeyRef>,
 }
@@ -557,7 +601,7 @@ pub enum DateUnit {
 #[serde(rename_all = "camelCase")]
 #[schemars(inline)]
 pub struct RowFilterRule {
-    /// Name of the rule.
+    /// Name of the rule, as refusals and receipts quote it.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// Tables, written as in SQL: `public.orders`; `public.*` is every table of the schema.
@@ -586,10 +630,11 @@ pub struct Guardrails {
     /// Most rows that the UPDATE, DELETE, MERGE and INSERT … ON CONFLICT DO UPDATE of one transaction may change.
     /// Above it nothing is committed. TRUNCATE, and CALL or DO, are refused while it is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000_000_000_u64))]
     pub max_affected_rows: Option<u64>,
     /// Most rows that one statement may return, COPY lines too. Then it is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64))]
     pub max_returned_rows: Option<u64>,
     /// Seconds a statement may take. No SET lifts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -45,7 +45,7 @@ pub fn crds_yaml() -> Result<Vec<(String, String)>, String> {
     .collect()
 }
 
-/// The schema of `spec`, as the definition has it. Whoever reads manifests checks them against this.
+/// The schema of a policy's `spec`, as the definition has it. Whoever reads manifests checks them against this.
 pub fn spec_schema() -> Value {
     closed_spec(serde_json::to_value(DatabaseAccessPolicy::crd()).unwrap_or(Value::Null))
 }
@@ -72,6 +72,9 @@ fn close(schema: &mut Value) {
     };
     match node.get("type").and_then(Value::as_str) {
         Some("object") => {
+            // A default for a whole object would make what is left out look as if it had been said, and policies of
+            // one database must not differ in what they say.
+            node.remove("default");
             if node.contains_key("additionalProperties") {
                 bound(node, "maxProperties", PROPERTIES_MAX);
             } else {
@@ -80,7 +83,15 @@ fn close(schema: &mut Value) {
         }
         Some("array") => bound(node, "maxItems", ITEMS_MAX),
         Some("string") if !node.contains_key("enum") => bound(node, "maxLength", STRING_MAX),
+        // The API server knows no unsigned numbers and warns of their formats; `minimum` says it.
+        Some("integer") => {
+            node.insert("format".to_owned(), json!("int64"));
+        }
         _ => {}
+    }
+    // Doc comments are wrapped for the source; `kubectl explain` wraps for the terminal.
+    if let Some(Value::String(text)) = node.get_mut("description") {
+        *text = text.replace('\n', " ");
     }
     for (key, child) in node.iter_mut() {
         match key.as_str() {
@@ -89,7 +100,13 @@ fn close(schema: &mut Value) {
                     close(property);
                 }
             }
-            "items" | "additionalProperties" => close(child),
+            "items" | "additionalProperties" => {
+                close(child);
+                // The list's own text says it; `kubectl explain` would print both.
+                if let Some(item) = child.as_object_mut() {
+                    item.remove("description");
+                }
+            }
             _ => {}
         }
     }
@@ -151,9 +168,8 @@ mod tests {
 
     #[test]
     fn every_node_has_its_bound_and_every_field_its_text() {
-        let schema = spec_schema();
         let mut fields = 0;
-        walk("spec", &schema, &mut |path, node| {
+        let mut visit = |path: &str, node: &Value| {
             fields += 1;
             match node["type"].as_str() {
                 Some("object") => assert!(
@@ -175,7 +191,9 @@ mod tests {
                     "{path} has no text for kubectl explain"
                 );
             }
-        });
+        };
+        walk("spec", &spec_schema(), &mut visit);
+        walk("spec", &sink_schema(), &mut visit);
         assert!(fields > 60, "the walk saw only {fields} fields");
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::policy::{Action, SecretKeyRef};
+use crate::words;
 
 /// Tells the outside what was read and written. A sink in the namespace of Weir itself gets the events of all
 /// namespaces, one in any other namespace only those of its own.
@@ -29,16 +30,17 @@ use crate::policy::{Action, SecretKeyRef};
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    json!({"rule": "[has(self.openLineage), has(self.stdout)].filter(kind, kind).size() == 1",
-           "message": "say exactly one kind of sink: openLineage or stdout"}),
+    json!({"rule": "!(has(self.openLineage) && has(self.stdout))", "message": words::ONE_SINK}),
     json!({"rule": "has(self.openLineage) == has(oldSelf.openLineage) && has(self.stdout) == has(oldSelf.stdout)",
-           "message": "the kind of a sink cannot change, because its cursor would not fit: make another sink"})
+           "message": words::SINK_KIND_FIXED})
 ]))]
 pub struct LineageSinkSpec {
-    /// Run events with column lineage, posted to an OpenLineage endpoint (Marquez, DataHub, OpenMetadata …).
+    /// Run events with column lineage, posted to an OpenLineage endpoint (Marquez, DataHub, OpenMetadata …). A sink has
+    /// exactly one of `openLineage` and `stdout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_lineage: Option<OpenLineage>,
-    /// One JSON line an event on the collector's standard output, for the cluster's log pipeline.
+    /// One JSON line an event on the collector's standard output, for the cluster's log pipeline: `stdout: {}`. A sink
+    /// has exactly one of `openLineage` and `stdout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout: Option<Stdout>,
     /// Which events. Left out: all.
@@ -53,7 +55,12 @@ pub struct LineageSinkSpec {
 pub struct OpenLineage {
     /// Where run events are posted to, such as `https://marquez.data.svc:5000/api/v1/lineage`. Addresses of loopback
     /// and link-local networks are refused.
-    #[schemars(length(min = 8, max = 2048), regex(pattern = r"^https?://"))]
+    #[schemars(length(min = 1, max = 2048), extend("x-kubernetes-validations" = [
+        json!({"rule": "isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''",
+               "message": words::SINK_URL}),
+        json!({"rule": "!self.matches('^[a-z]+://([^/@]*@)?(localhost|127[.][0-9.]+|169[.]254[.][0-9.]+|0[.]0[.]0[.]0|\\\\[(::1?|fe[89ab][^\\\\]]*)\\\\])([:/?#]|$)')",
+               "message": words::SINK_ADDRESS})
+    ]))]
     pub url: String,
     /// A key of a Secret in the sink's namespace, sent as `Authorization: Bearer …`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,7 +69,7 @@ pub struct OpenLineage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub job_namespace: Option<String>,
-    /// How long one request may take.
+    /// Seconds that one request may take.
     #[serde(default = "timeout_seconds")]
     #[schemars(range(min = 1, max = 60))]
     pub timeout_seconds: u32,
