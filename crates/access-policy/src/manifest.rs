@@ -5,14 +5,15 @@ use std::sync::{Arc, LazyLock};
 
 use crd_types::LabelSelector;
 use crd_types::policy as crd;
+use crd_types::words;
 use serde_json::{Value, json};
 use sql_facts::facts::Action;
 
 use crate::names::{self, ColumnName, Prefix, TablePattern};
 use crate::policy::{
-    AccessRule, CredentialSettings, Effect, Endpoint, FunctionRules, GuardrailRules, ManifestSecrets,
-    MaskRule, MaskSpec, Policy, PolicyMode, PolicySet, ReceiptMode, RowFilterRule, SubjectPattern, TlsMode,
-    TlsSettings,
+    AccessRule, CaptureSettings, CertificateSettings, ClientTlsSettings, CredentialSettings, Effect,
+    Endpoint, FunctionRules, GuardrailRules, ManifestSecrets, MaskRule, MaskSpec, Policy, PolicyMode,
+    PolicySet, ReceiptMode, RowFilterRule, SubjectPattern, TargetSession, TlsMode, TlsSettings,
 };
 use crate::predicate::Predicate;
 use crate::secret::{SecretBytes, SecretKey};
@@ -96,6 +97,7 @@ static POLICY_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
             "kind": {"type": "string"},
             "metadata": metadata_schema(),
             "spec": crd_types::spec_schema(),
+            "status": {},
         }
     })
 });
@@ -117,9 +119,8 @@ static SECRET_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     })
 });
 
-fn metadata_schema() -> Value {
+pub(crate) fn metadata_schema() -> Value {
     let texts = json!({"type": "object", "additionalProperties": {"type": "string"}});
-    let text = json!({"type": "string"});
     json!({
         "type": "object",
         "required": ["name"],
@@ -129,12 +130,41 @@ fn metadata_schema() -> Value {
             "labels": texts,
             "annotations": texts,
             // What the API server adds, so that a manifest read back from it is one.
-            "uid": text,
-            "resourceVersion": text,
-            "creationTimestamp": text,
-            "generation": {"type": "integer"},
+            "uid": {},
+            "resourceVersion": {},
+            "creationTimestamp": {},
+            "deletionTimestamp": {},
+            "deletionGracePeriodSeconds": {},
+            "generation": {},
+            "generateName": {},
+            "ownerReferences": {},
+            "finalizers": {},
+            "managedFields": {},
+            "selfLink": {},
         }
     })
+}
+
+/// One policy that came as JSON, and what is wrong with it. `None`, where its shape is wrong.
+pub(crate) fn policy_of(object: &Value) -> (Option<Policy>, Findings) {
+    let node = Node::from_json(object);
+    let mut findings = Findings::default();
+    let mut compiling = Compiling::default();
+    let manifest = Manifest {
+        name: String::new(),
+        text: String::new(),
+    };
+    match node.get("kind").and_then(Node::text) {
+        Some("DatabaseAccessPolicy") | None => {}
+        Some(other) => findings.add("kind", format!("is {other}; write DatabaseAccessPolicy")),
+    }
+    version(
+        node.get("apiVersion").and_then(Node::text),
+        "weir.dev/v1alpha1",
+        &mut findings,
+    );
+    compiling.policy(&manifest, &node, &mut findings);
+    (compiling.policies.pop().map(|(policy, _)| policy), findings)
 }
 
 #[derive(Default)]
@@ -197,7 +227,7 @@ impl Compiling {
                 self.secret(manifest, document, findings);
             }
             Some(kind @ ("LineageSink" | "AccessRequest" | "AccessApproval")) => {
-                findings.add("kind", format!("{kind} is not built yet"));
+                findings.add("kind", not_here(kind));
             }
             Some(kind) => {
                 let known = ["DatabaseAccessPolicy", "Secret"].into_iter();
@@ -244,16 +274,21 @@ impl Compiling {
 
     fn policy(&mut self, manifest: &Manifest, document: &Node, findings: &mut Findings) {
         let value = yaml::check(&POLICY_SCHEMA, document, "", NOT_BUILT, findings);
-        if let Some(node) = document
-            .get("spec")
-            .and_then(|spec| spec.get("database")?.get("engine"))
-            && matches!(node.text(), Some("MySQL" | "MariaDB"))
-            && let Some(problem) = findings
-                .problems
-                .iter_mut()
-                .find(|(_, field, _)| field == "spec.database.engine")
-        {
-            problem.2 = "MySQL is not built yet; PostgreSQL is".to_owned();
+        for (_, field, message) in &mut findings.problems {
+            let at = |path: &[&str]| path.iter().try_fold(document, |node, key| node.get(key))?.text();
+            match field.as_str() {
+                "spec.database.engine"
+                    if matches!(at(&["spec", "database", "engine"]), Some("MySQL" | "MariaDB")) =>
+                {
+                    *message = "MySQL is not in this version; set PostgreSQL".to_owned();
+                }
+                "spec.database.capture.mode"
+                    if at(&["spec", "database", "capture", "mode"]) == Some("Redirect") =>
+                {
+                    *message = "Redirect is not in this version; set Alias or Env".to_owned();
+                }
+                _ => {}
+            }
         }
         let (namespace, name) = object_name(&value, findings);
         // What is misshapen has been named above; the meaning of the rest is checked only where the shape is right.
@@ -318,17 +353,10 @@ impl Compiling {
             };
             let group = set.group(first);
             for other in group.iter().take_while(|other| other.id != policy.id) {
-                if let (Some(mine), Some(theirs)) = (&policy.tls, &other.tls)
-                    && mine != theirs
-                {
-                    let message = format!("differs from policy {}, which names the same database", other.id);
-                    add("spec.database.tls", message);
-                }
-                if let (Some(mine), Some(theirs)) = (&policy.credentials, &other.credentials)
-                    && mine != theirs
-                {
-                    let message = format!("differs from policy {}, which names the same database", other.id);
-                    add("spec.database.credentials", message);
+                for (field, differ) in disagreements(policy, other) {
+                    if differ {
+                        add(field, two_minds(&other.id));
+                    }
                 }
             }
             let labels: BTreeSet<&str> = group
@@ -340,7 +368,7 @@ impl Compiling {
                     if !labels.iter().any(|known| label.matches(known)) {
                         add(
                             &format!("{}.columnLabels[{index}]", mask.field),
-                            "no policy of this database classifies a column with such a label".to_owned(),
+                            UNCLASSIFIED.to_owned(),
                         );
                     }
                 }
@@ -357,7 +385,44 @@ impl Compiling {
     }
 }
 
-fn version(found: Option<&str>, expected: &str, findings: &mut Findings) {
+/// What is said of a mask's label that no column has.
+pub(crate) const UNCLASSIFIED: &str =
+    "no policy of this database classifies a column with such a label; add it to classifications";
+
+/// What policies of one database must agree on, and whether these two do not.
+pub(crate) fn disagreements(mine: &Policy, theirs: &Policy) -> [(&'static str, bool); 3] {
+    fn differ<T: PartialEq>(mine: &Option<T>, theirs: &Option<T>) -> bool {
+        matches!((mine, theirs), (Some(mine), Some(theirs)) if mine != theirs)
+    }
+    [
+        ("spec.database.tls", differ(&mine.tls, &theirs.tls)),
+        (
+            "spec.database.credentials",
+            differ(&mine.credentials, &theirs.credentials),
+        ),
+        // Plain is what left out means, so Serve of one is Serve of all.
+        (
+            "spec.database.clientTLS",
+            matches!((&mine.client_tls, &theirs.client_tls),
+                (ClientTlsSettings::Serve { certificate: mine }, ClientTlsSettings::Serve { certificate: theirs })
+                    if mine != theirs),
+        ),
+    ]
+}
+
+pub(crate) fn two_minds(other: &str) -> String {
+    format!("differs from policy {other}, which names the same database; say the same in both")
+}
+
+fn not_here(kind: &str) -> String {
+    if kind == "LineageSink" {
+        "LineageSink is read by the operator from the cluster; keep it out of this folder".to_owned()
+    } else {
+        format!("{kind} is not in this version; leave the document out")
+    }
+}
+
+pub(crate) fn version(found: Option<&str>, expected: &str, findings: &mut Findings) {
     match found {
         Some(found) if found == expected => {}
         Some(found) => findings.add("apiVersion", format!("is {found}; this version reads {expected}")),
@@ -447,6 +512,11 @@ impl Checker<'_> {
         self.selector(&spec.pod_selector);
         let tls = self.tls(&spec.database.tls);
         let credentials = self.credentials(&spec.database);
+        let client_tls = self.client_tls(&spec.database);
+        let target_session = match spec.database.target_session {
+            crd::TargetSession::Any => TargetSession::Any,
+            crd::TargetSession::ReadWrite => TargetSession::ReadWrite,
+        };
         let not_served = if spec.database.client_tls.mode != crd::ClientTlsMode::Plain {
             Some("clientTLS")
         } else if spec.database.target_session != crd::TargetSession::Any {
@@ -472,6 +542,9 @@ impl Checker<'_> {
                 .credentials
                 .as_ref()
                 .map(|credentials| credentials.transport),
+            client_tls,
+            capture: self.capture(&spec.database.capture),
+            target_session,
             default_action: effect(spec.default_action),
             classifications: self.classifications(&spec.classifications),
             access: self.each("spec.access", &spec.access, Self::access),
@@ -567,7 +640,8 @@ impl Checker<'_> {
         for (field, host, port) in std::iter::once(first).chain(others) {
             match Endpoint::new(host, port) {
                 Ok(endpoint) if endpoints.contains(&endpoint) => {
-                    self.findings.add(&field, format!("{endpoint} is named twice"));
+                    self.findings
+                        .add(&field, format!("{endpoint} {}", words::NAMED_TWICE));
                 }
                 Ok(endpoint) => endpoints.push(endpoint),
                 Err(message) => self.findings.add(&field, format!("\"{host}\" {message}")),
@@ -584,8 +658,8 @@ impl Checker<'_> {
             crd::TlsMode::VerifyFull => TlsMode::VerifyFull,
         };
         if tls.ca_secret_ref.is_some() && mode < TlsMode::VerifyCa {
-            let message = "has no use where the certificate is not checked; set mode: VerifyFull";
-            self.findings.add("spec.database.tls.caSecretRef", message);
+            self.findings
+                .add("spec.database.tls.caSecretRef", words::CA_NEEDS_VERIFY);
         }
         let ca = tls.ca_secret_ref.as_ref().map(|reference| SecretKey {
             namespace: self.namespace.clone(),
@@ -603,11 +677,7 @@ impl Checker<'_> {
             crd::Transport::Plaintext => true,
         };
         if !enough {
-            self.findings.add(
-                "spec.database.credentials",
-                "would send the password over a connection that is not verified; set tls.mode: VerifyFull, or say \
-                 credentials.transport: AnyTLS or Plaintext",
-            );
+            self.findings.add("spec.database.credentials", words::TRANSPORT);
         }
         let key = |key: &str| SecretKey {
             namespace: self.namespace.clone(),
@@ -618,6 +688,87 @@ impl Checker<'_> {
             username: key("username"),
             password: key("password"),
         })
+    }
+
+    fn client_tls(&mut self, database: &crd::Database) -> ClientTlsSettings {
+        let settings = &database.client_tls;
+        let field = "spec.database.clientTLS";
+        let key = |name: &str, key: &str| SecretKey {
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+            key: key.to_owned(),
+        };
+        match settings.mode {
+            crd::ClientTlsMode::Plain => {
+                if settings.certificate_secret_ref.is_some() {
+                    self.findings.add(
+                        &format!("{field}.certificateSecretRef"),
+                        words::CERTIFICATE_NEEDS_SERVE,
+                    );
+                }
+                ClientTlsSettings::Plain
+            }
+            crd::ClientTlsMode::Serve => {
+                let certificate =
+                    settings
+                        .certificate_secret_ref
+                        .as_ref()
+                        .map(|reference| CertificateSettings {
+                            certificate: key(&reference.name, "tls.crt"),
+                            key: key(&reference.name, "tls.key"),
+                        });
+                if database.credentials.is_none() && database.tls.mode != crd::TlsMode::Disable {
+                    self.findings.add(field, words::SERVE_NEEDS_CREDENTIALS);
+                }
+                ClientTlsSettings::Serve { certificate }
+            }
+        }
+    }
+
+    fn capture(&mut self, capture: &crd::Capture) -> CaptureSettings {
+        let field = "spec.database.capture.env";
+        match (capture.mode, &capture.env) {
+            (crd::CaptureMode::Alias, None) => CaptureSettings::Alias,
+            (crd::CaptureMode::Alias, Some(_)) => {
+                self.findings.add(field, words::ENV_NEEDS_MODE);
+                CaptureSettings::Alias
+            }
+            (crd::CaptureMode::Env, env) => {
+                let env = env.clone().unwrap_or_default();
+                let mut seen = BTreeSet::new();
+                for (list, names) in [
+                    ("hostVariables", &env.host_variables),
+                    ("portVariables", &env.port_variables),
+                    ("urlVariables", &env.url_variables),
+                ] {
+                    for (index, name) in names.iter().enumerate() {
+                        let at = format!("{field}.{list}[{index}]");
+                        if name.is_empty() || name.contains(['=', '$']) || name.contains(char::is_whitespace)
+                        {
+                            let message = format!(
+                                "\"{name}\" is not the name of a variable; write it as in the container's env"
+                            );
+                            self.findings.add(&at, message);
+                        } else if !seen.insert(name) {
+                            let message =
+                                format!("\"{name}\" is named twice; a variable holds one of host, port, URL");
+                            self.findings.add(&at, message);
+                        }
+                    }
+                }
+                if env.host_variables.is_empty() && env.url_variables.is_empty() {
+                    self.findings.add(
+                        field,
+                        "names no variable that holds the host; mode Env needs hostVariables or urlVariables",
+                    );
+                }
+                CaptureSettings::Env {
+                    host_variables: env.host_variables,
+                    port_variables: env.port_variables,
+                    url_variables: env.url_variables,
+                }
+            }
+        }
     }
 
     fn classifications(&mut self, rules: &[crd::Classification]) -> Vec<(String, ColumnName, String)> {
@@ -657,10 +808,9 @@ impl Checker<'_> {
             let mut given = [account, user, group, agent].into_iter().flatten();
             match (given.next(), given.next()) {
                 (Some(pattern), None) => patterns.push(pattern),
-                _ => self.findings.add(
-                    &format!("{field}[{index}]"),
-                    "names exactly one of serviceAccount, user, group, agent",
-                ),
+                _ => self
+                    .findings
+                    .add(&format!("{field}[{index}]"), words::ONE_SUBJECT),
             }
         }
         patterns
@@ -674,12 +824,12 @@ impl Checker<'_> {
             let action = action(*named);
             if !actions.insert(action) {
                 self.findings
-                    .add(&format!("{field}.actions[{index}]"), "is given twice");
+                    .add(&format!("{field}.actions[{index}]"), "is given twice; keep one");
             }
             let columnar = matches!(action, Action::Select | Action::Insert | Action::Update);
             if !rule.columns.is_empty() && !columnar {
-                let message = "has no columns; `columns` narrows Select, Insert and Update";
-                self.findings.add(&format!("{field}.actions[{index}]"), message);
+                self.findings
+                    .add(&format!("{field}.columns"), words::COLUMNS_NARROW);
             }
         }
         if !tables.is_empty() {
@@ -736,14 +886,21 @@ impl Checker<'_> {
         ];
         for (name, present, owner) in given {
             if present && owner != mask.kind {
-                let message = format!("belongs to mask {owner:?}, not {:?}", mask.kind);
+                let message = match owner {
+                    crd::MaskType::Constant => words::VALUE_OF_CONSTANT,
+                    crd::MaskType::DateTrunc => words::UNIT_OF_DATE_TRUNC,
+                    crd::MaskType::Hash => words::KEY_OF_HASH,
+                    crd::MaskType::Partial | crd::MaskType::Null | crd::MaskType::Email => {
+                        words::KEEP_OF_PARTIAL
+                    }
+                };
                 self.findings.add(&format!("{field}.{name}"), message);
             }
         }
         let needs = |findings: &mut Findings, name: &str| {
             findings.add(
                 &format!("{field}.{name}"),
-                format!("is required by mask {:?}", mask.kind),
+                format!("is required by mask {:?}; add it", mask.kind),
             );
             MaskSpec::Null
         };

@@ -129,6 +129,55 @@ impl Default for TlsSettings {
     }
 }
 
+/// `database.clientTLS`: TLS towards the application.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ClientTlsSettings {
+    /// Its request for TLS is answered with no.
+    #[default]
+    Plain,
+    /// Its request for TLS is answered with yes.
+    Serve {
+        /// What it is shown; `None` = a leaf of the capture CA.
+        certificate: Option<CertificateSettings>,
+    },
+}
+
+/// A certificate of the policy's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateSettings {
+    /// Where the chain (PEM) is.
+    pub certificate: SecretKey,
+    /// Where its key (PEM) is.
+    pub key: SecretKey,
+}
+
+/// `database.capture`: how the application's connections come to the sidecar.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum CaptureSettings {
+    /// The host's name leads to it.
+    #[default]
+    Alias,
+    /// Variables of the application's containers are rewritten.
+    Env {
+        /// Those that hold the host.
+        host_variables: Vec<String>,
+        /// Those that hold the port.
+        port_variables: Vec<String>,
+        /// Those that hold a URL or connection string.
+        url_variables: Vec<String>,
+    },
+}
+
+/// `database.targetSession`: which of the host's addresses will do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TargetSession {
+    /// The first that answers.
+    #[default]
+    Any,
+    /// The one that takes writes.
+    ReadWrite,
+}
+
 /// The sidecar's own login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialSettings {
@@ -309,6 +358,12 @@ pub struct Policy {
     pub credentials: Option<CredentialSettings>,
     /// Over what the password may be sent.
     pub transport: Option<Transport>,
+    /// TLS towards the application.
+    pub client_tls: ClientTlsSettings,
+    /// How connections come to the sidecar.
+    pub capture: CaptureSettings,
+    /// Which address.
+    pub target_session: TargetSession,
     /// What holds where no rule speaks.
     pub default_action: Effect,
     /// Label and column, with the path of the column.
@@ -326,6 +381,27 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Names of the Secrets that it names, all of its own namespace.
+    pub fn secret_names(&self) -> BTreeSet<&str> {
+        let ca = self.tls.as_ref().and_then(|tls| tls.ca.as_ref());
+        let login = self.credentials.as_ref().map(|login| &login.username);
+        let certificate = match &self.client_tls {
+            ClientTlsSettings::Serve { certificate } => certificate.as_ref(),
+            ClientTlsSettings::Plain => None,
+        };
+        let keys = self.masks.iter().filter_map(|rule| match &rule.mask {
+            MaskSpec::Hash(key) => Some(key),
+            MaskSpec::Null
+            | MaskSpec::Constant(_)
+            | MaskSpec::Partial { .. }
+            | MaskSpec::Email
+            | MaskSpec::DateTrunc(_) => None,
+        });
+        let certificate = certificate.map(|certificate| &certificate.key);
+        let all = [ca, login, certificate].into_iter().flatten().chain(keys);
+        all.map(|key| key.name.as_str()).collect()
+    }
+
     /// It has a mask, a row filter, a Deny rule or `defaultAction: Deny`.
     pub fn protects(&self) -> bool {
         self.default_action == Effect::Deny
@@ -491,6 +567,22 @@ impl DatabasePolicy {
     /// The sidecar's login; `None` = the application's own passes through.
     pub fn credentials(&self) -> Option<CredentialSettings> {
         self.policies.iter().find_map(|policy| policy.credentials.clone())
+    }
+
+    /// TLS towards the application. One policy that says Serve is enough (their certificates agree, or `compile`
+    /// refuses them).
+    pub fn client_tls(&self) -> ClientTlsSettings {
+        let serve = self
+            .policies
+            .iter()
+            .find(|policy| policy.client_tls != ClientTlsSettings::Plain);
+        serve.map(|policy| policy.client_tls.clone()).unwrap_or_default()
+    }
+
+    /// Which of the host's addresses will do. One policy that says ReadWrite is enough.
+    pub fn target_session(&self) -> TargetSession {
+        let sessions = self.policies.iter().map(|policy| policy.target_session);
+        sessions.max().unwrap_or_default()
     }
 
     /// Strictest receipt mode.

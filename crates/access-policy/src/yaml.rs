@@ -64,6 +64,36 @@ impl Node {
         }
     }
 
+    /// A value that came as JSON, without a place.
+    pub(crate) fn from_json(value: &Value) -> Self {
+        let content = match value {
+            Value::Null => Content::Null,
+            Value::Bool(value) => Content::Bool(*value),
+            Value::Number(number) => number
+                .as_i64()
+                .map(i128::from)
+                .or_else(|| number.as_u64().map(i128::from))
+                .map_or(Content::Float, Content::Integer),
+            Value::String(text) => Content::Text(text.clone()),
+            Value::Array(items) => Content::List(items.iter().map(Self::from_json).collect()),
+            Value::Object(entries) => Content::Map(
+                entries
+                    .iter()
+                    .map(|(name, value)| {
+                        (
+                            Self::from_json(&Value::from(name.as_str())),
+                            Self::from_json(value),
+                        )
+                    })
+                    .collect(),
+            ),
+        };
+        Self {
+            at: Place::default(),
+            content,
+        }
+    }
+
     /// Its text, if it is one.
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.content {
@@ -221,6 +251,8 @@ pub(crate) fn check(
     }
     let expected = schema.get("type").and_then(Value::as_str).unwrap_or_default();
     match (expected, &node.content) {
+        // Not ours to check: what the API server keeps beside a spec.
+        ("", _) => Value::Null,
         ("object", Content::Map(entries)) => check_map(schema, entries, path, not_built, findings),
         ("array", Content::List(items)) => {
             bounds(
@@ -307,7 +339,7 @@ fn check_map(
         }
         let plain = without_indices(&field);
         let message = match not_built.iter().find(|(field, _)| *field == plain) {
-            Some((_, what)) => format!("{what} is not built yet; leave the field out"),
+            Some((_, what)) => format!("{what} is not in this version; leave the field out"),
             None => unknown(
                 "field",
                 name,
@@ -326,7 +358,11 @@ fn check_map(
             } else {
                 format!("{path}.{name}")
             };
-            findings.add(&field, "is required");
+            let described = known
+                .and_then(|known| known.get(name)?.get("description")?.as_str())
+                .and_then(|text| text.split_inclusive(['.', ':']).next())
+                .map(|text| format!(": {}", text.trim_end_matches(['.', ':'])));
+            findings.add(&field, format!("is required{}", described.unwrap_or_default()));
         }
     }
     if let Some(known) = known {
@@ -375,10 +411,16 @@ fn bounds(
             .and_then(|limit| usize::try_from(limit).ok())
     };
     if limit(least).is_some_and(|least| size < least) {
-        findings.add(path, "must not be empty");
+        findings.add(
+            path,
+            "must not be empty; fill it, or leave it out with what it belongs to",
+        );
     }
     if let Some(most) = limit(most).filter(|most| size > *most) {
-        findings.add(path, format!("has {size} {unit}, the most is {most}"));
+        findings.add(
+            path,
+            format!("has {size} {unit}, the most is {most}; shorten it, or spread it over two rules"),
+        );
     }
 }
 
@@ -418,29 +460,40 @@ pub(crate) fn unknown<'k>(what: &str, name: &str, known: impl Iterator<Item = &'
         .iter()
         .map(|candidate| (distance(name, candidate), *candidate))
         .min();
+    let near = |far: usize, candidate: &str| {
+        let longer = name.chars().count().max(candidate.chars().count());
+        // Who writes `denied` for `deny` has the beginning right.
+        let begins = name.chars().take(2).eq(candidate.chars().take(2));
+        far * 5 <= 2 * longer || (begins && far * 2 <= longer)
+    };
     match nearest {
-        Some((far, candidate)) if far * 5 <= 2 * name.chars().count().max(candidate.chars().count()) => {
+        Some((far, candidate)) if near(far, candidate) => {
             format!("unknown {what} \"{name}\"; did you mean \"{candidate}\"?")
         }
         _ => format!("unknown {what} \"{name}\"; known are {}", known.join(", ")),
     }
 }
 
-/// Edits between two names, letter case aside.
+/// Edits between two names, letter case aside: a letter more, less or another, or two neighbours exchanged.
 fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.to_lowercase().chars().collect();
+    let letters = |text: &str| text.to_lowercase().chars().collect::<Vec<char>>();
+    let (left, right) = (letters(left), letters(right));
+    let mut above: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (line, from) in left.to_lowercase().chars().enumerate() {
-        let mut diagonal = line;
-        let mut before = line + 1;
-        let mut next = vec![before];
-        for (to, above) in right.iter().zip(row.iter().skip(1)) {
-            let cost = usize::from(from != *to);
-            before = (diagonal + cost).min(above + 1).min(before + 1);
-            diagonal = *above;
-            next.push(before);
+    let at = |row: &[usize], index: usize| row.get(index).copied().unwrap_or(usize::MAX / 2);
+    for (line, from) in left.iter().enumerate() {
+        let mut next = vec![line + 1];
+        for (place, to) in right.iter().enumerate() {
+            let replaced = at(&row, place) + usize::from(from != to);
+            let mut best = replaced.min(at(&row, place + 1) + 1).min(at(&next, place) + 1);
+            if let (Some(line), Some(place)) = (line.checked_sub(1), place.checked_sub(1))
+                && (left.get(line), right.get(place)) == (Some(to), Some(from))
+            {
+                best = best.min(at(&above, place) + 1);
+            }
+            next.push(best);
         }
-        row = next;
+        above = std::mem::replace(&mut row, next);
     }
     row.last().copied().unwrap_or(0)
 }

@@ -40,6 +40,12 @@ impl View for WorldView {
         self.world.policies_of(namespace)
     }
 
+    fn manifests_of(&self, namespace: &str) -> Vec<serde_json::Value> {
+        let manifests = self.world.manifests_of(namespace);
+        let read = manifests.iter().map(|text| serde_json::from_str(text));
+        read.filter_map(Result::ok).collect()
+    }
+
     fn injected_pods(&self, namespace: &str, selector: &LabelSelector) -> Vec<String> {
         self.world
             .pods_of(namespace)

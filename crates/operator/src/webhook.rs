@@ -31,6 +31,8 @@ pub trait View: Send + Sync {
     fn namespace_label(&self, namespace: &str, label: &str) -> Option<String>;
     /// All policies of a namespace, those that are not accepted too.
     fn policies_of(&self, namespace: &str) -> Vec<Arc<DatabaseAccessPolicy>>;
+    /// The same as they were written, as JSON.
+    fn manifests_of(&self, namespace: &str) -> Vec<serde_json::Value>;
     /// Names of running pods with a sidecar that a selector selects.
     fn injected_pods(&self, namespace: &str, selector: &LabelSelector) -> Vec<String>;
     /// The roots that pods trust, PEM.

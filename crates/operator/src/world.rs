@@ -720,6 +720,17 @@ impl World {
             .collect()
     }
 
+    /// The manifests of the policies of a namespace.
+    pub fn manifests_of(&self, namespace: &str) -> Vec<Arc<str>> {
+        self.read()
+            .namespaces
+            .get(namespace)
+            .into_iter()
+            .flat_map(|entry| entry.policies.values())
+            .map(|policy| Arc::clone(&policy.manifest))
+            .collect()
+    }
+
     /// Namespaces that have policies.
     pub fn governed_namespaces(&self) -> Vec<String> {
         self.read()

@@ -45,6 +45,18 @@ impl View for Known {
         self.0.read().unwrap().policies.clone()
     }
 
+    fn manifests_of(&self, _: &str) -> Vec<Value> {
+        let policies = self.policies_of("").into_iter();
+        policies
+            .map(|policy| {
+                let mut written = serde_json::to_value(&*policy).unwrap();
+                // What nobody said is no disagreement.
+                written["spec"]["database"].as_object_mut().unwrap().remove("tls");
+                written
+            })
+            .collect()
+    }
+
     fn injected_pods(&self, _: &str, _: &LabelSelector) -> Vec<String> {
         self.0.read().unwrap().pods.clone()
     }
@@ -392,7 +404,10 @@ async fn a_policy_is_refused_by_field_and_its_deletion_warns() {
 #[tokio::test]
 async fn a_sink_is_refused_by_field() {
     let served = Served::new(Cluster::default()).await;
-    let request = |namespace: &str, spec: Value| json!({"uid": "u", "operation": "CREATE", "namespace": namespace, "object": {"spec": spec}});
+    let request = |namespace: &str, spec: Value| {
+        json!({"uid": "u", "operation": "CREATE", "namespace": namespace, "object": {
+        "apiVersion": "weir.dev/v1alpha1", "kind": "LineageSink", "metadata": {"name": "sink", "namespace": namespace}, "spec": spec}})
+    };
     let url = |url: &str| json!({"openLineage": {"url": url}});
     for spec in [
         json!({"stdout": {}}),

@@ -5,4 +5,5 @@ mod examples;
 mod manifests;
 mod psql;
 mod rechecks;
+mod reviews;
 mod world;

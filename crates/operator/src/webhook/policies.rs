@@ -1,6 +1,6 @@
 //! `/policies`: refuses a policy that would not count, and says what may surprise.
 
-use access_policy::{Manifest, compile};
+use access_policy::{FieldProblem, review};
 use crd_types::DatabaseAccessPolicy;
 use serde_json::Value;
 
@@ -27,13 +27,14 @@ impl Webhook {
             count(Outcome::Allowed);
             return request.allowed(&[]);
         }
-        let (problems, warnings) = review(object);
-        if problems.is_empty() {
+        let others = self.view.manifests_of(request.namespace());
+        let review = review(object, &others.iter().collect::<Vec<_>>());
+        if review.problems.is_empty() {
             count(Outcome::Allowed);
-            return request.allowed(&warnings);
+            return request.allowed(&review.warnings);
         }
         count(Outcome::Refused);
-        request.refused(&refused("policy", problems), &warnings)
+        request.refused(&refused("policy", &review.problems), &review.warnings)
     }
 
     /// Nothing is refused on deletion: that would block a namespace from ending. But pods may lose their only policy.
@@ -73,82 +74,17 @@ pub(crate) fn unchanged(request: &Request<'_>) -> bool {
 }
 
 /// One refusal of all problems.
-pub(crate) fn refused(what: &str, problems: Vec<Cause>) -> Refused {
-    let sentences: Vec<String> = problems
-        .iter()
-        .map(|problem| format!("{}: {}", problem.field, problem.message))
-        .collect();
+pub(crate) fn refused(what: &str, problems: &[FieldProblem]) -> Refused {
+    let sentences: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let causes = problems.iter().map(|problem| Cause {
+        reason: "FieldValueInvalid".to_owned(),
+        field: problem.field.clone(),
+        message: problem.sentence(),
+    });
     Refused {
         code: 422,
         reason: "Invalid".to_owned(),
         message: format!("the {what} is not accepted: {}", sentences.join("; ")),
-        causes: problems,
-    }
-}
-
-/// Without what the API server keeps of its own: managed fields, owners, finalizers, status. It knows them, a policy
-/// file does not.
-fn as_written(object: &Value) -> Value {
-    let mut written = object.clone();
-    if let Some(fields) = written.as_object_mut() {
-        fields.remove("status");
-        if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.retain(|key, _| matches!(key.as_str(), "name" | "namespace"));
-        }
-    }
-    written
-}
-
-fn review(object: &Value) -> (Vec<Cause>, Vec<String>) {
-    let name = object
-        .pointer("/metadata/name")
-        .and_then(Value::as_str)
-        .unwrap_or("policy");
-    let manifest = Manifest {
-        name: name.to_owned(),
-        text: as_written(object).to_string(),
-    };
-    let problems = match compile(&[manifest]) {
-        Ok(_) => Vec::new(),
-        Err(problems) => problems
-            .into_iter()
-            .map(|problem| Cause {
-                reason: "FieldValueInvalid".to_owned(),
-                field: problem.field,
-                message: problem.message,
-            })
-            .collect(),
-    };
-    (problems, Vec::new())
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn what_the_api_server_adds_is_not_the_authors_mistake() {
-        let mut object = json!({
-            "apiVersion": "weir.dev/v1alpha1", "kind": "DatabaseAccessPolicy",
-            "metadata": {
-                "name": "orders", "namespace": "shop", "uid": "1", "resourceVersion": "1", "generation": 1,
-                "creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a/b"],
-                "managedFields": [{"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:spec": {}}}],
-                "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "2"}],
-            },
-            "spec": {"podSelector": {}, "database": {"engine": "PostgreSQL", "host": "db"}},
-            "status": {"matchedPods": 1},
-        });
-        assert_eq!(
-            review(&object).0.len(),
-            0,
-            "{:?}",
-            review(&object).0.first().map(|cause| &cause.message)
-        );
-        // What is the author's still is.
-        object["specs"] = json!({});
-        assert_eq!(review(&object).0.len(), 1);
+        causes: causes.collect(),
     }
 }
