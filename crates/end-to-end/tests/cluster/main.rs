@@ -12,6 +12,7 @@
 
 mod api;
 mod node;
+mod processes;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;

@@ -44,7 +44,12 @@ impl Kubectl {
         if own.is_file() { own } else { PathBuf::from(name) }
     }
 
-    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+    /// kubectl with these arguments, for a test that needs more than its text.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        self.run_of("kubectl", arguments)
+    }
+
+    fn run_of(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.program(program));
         command.args(arguments).env("KUBECONFIG", &self.kubeconfig);
         command
@@ -52,17 +57,17 @@ impl Kubectl {
 
     /// Runs kubectl and gives back whatever it said.
     pub fn try_run(&self, arguments: &[&str]) -> Result<Said> {
-        self.said(self.command("kubectl", arguments), None)
+        self.said(self.run_of("kubectl", arguments), None)
     }
 
     /// Runs kubectl with text on stdin and gives back whatever it said.
     pub fn try_with(&self, arguments: &[&str], stdin: &str) -> Result<Said> {
-        self.said(self.command("kubectl", arguments), Some(stdin))
+        self.said(self.run_of("kubectl", arguments), Some(stdin))
     }
 
     /// Runs helm and gives back whatever it said.
     pub fn try_helm(&self, arguments: &[&str]) -> Result<Said> {
-        self.said(self.command("helm", arguments), None)
+        self.said(self.run_of("helm", arguments), None)
     }
 
     /// Runs kubectl; it must succeed.

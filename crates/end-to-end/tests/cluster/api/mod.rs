@@ -2,6 +2,7 @@
 
 mod admission;
 mod chart;
+mod cli;
 mod definitions;
 
 use anyhow::{Context, Result};
@@ -14,6 +15,7 @@ pub(crate) type Test = fn(Release) -> Result<()>;
 pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
     ("admission", admission::TESTS),
     ("chart", chart::TESTS),
+    ("cli", cli::TESTS),
     ("definitions", definitions::TESTS),
 ];
 
