@@ -43,6 +43,7 @@ pub struct ApiServer {
     release: Release,
     port: u16,
     etcd_port: u16,
+    controllers: Option<Process>,
     api: Option<Process>,
     _etcd: Process,
 }
@@ -90,6 +91,7 @@ impl ApiServer {
             release,
             port,
             etcd_port,
+            controllers: None,
             api: None,
             _etcd: etcd,
         };
@@ -110,6 +112,18 @@ impl ApiServer {
     /// `https://127.0.0.1:PORT`
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts these controllers of the controller manager, of the node's release. They end with the server.
+    pub fn start_controllers(&mut self, names: &[&str]) -> Result<()> {
+        let mut program = Command::new(self.bin.join("kube-controller-manager"));
+        program
+            .arg(format!("--kubeconfig={}", self.kubectl.kubeconfig.display()))
+            .arg(format!("--controllers={}", names.join(",")))
+            .args(["--leader-elect=false", "--secure-port=0"]);
+        let log = self.folder.path().join("controllers.log");
+        self.controllers = Some(Process::start(program, &log, Signal::Term)?);
+        Ok(())
     }
 
     /// Stops the API server; what it stored stays.

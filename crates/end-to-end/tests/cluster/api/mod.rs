@@ -1,11 +1,16 @@
 //! Tests against API servers alone. Each runs once for each release.
 
 mod admission;
+mod advice;
+mod backstop;
 mod chart;
 mod cli;
 mod definitions;
+mod golden;
+mod secrets;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use test_support::cluster::{ApiServer, Release};
 
 /// A test: starts an API server of its own ([`server`]), because definitions and webhooks are seen by the whole of it.
@@ -14,9 +19,13 @@ pub(crate) type Test = fn(Release) -> Result<()>;
 /// Every module with its tests.
 pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
     ("admission", admission::TESTS),
+    ("advice", advice::TESTS),
+    ("backstop", backstop::TESTS),
     ("chart", chart::TESTS),
     ("cli", cli::TESTS),
     ("definitions", definitions::TESTS),
+    ("golden", golden::TESTS),
+    ("secrets", secrets::TESTS),
 ];
 
 /// A path in the source tree, for programs that run elsewhere.
@@ -38,17 +47,19 @@ pub(crate) fn server(release: Release) -> Result<ApiServer> {
 
 /// A fresh API server with both charts, as `helm install` puts them there. Nothing runs its pods, so hooks and readiness
 /// are not waited for.
-pub(crate) fn installed(release: Release) -> Result<ApiServer> {
+pub(crate) fn installed(release: Release, values: &[&str]) -> Result<ApiServer> {
     let server = ApiServer::start(release)?;
-    for chart in ["weir-crds", "weir"] {
-        server.kubectl().helm(&[
+    for (chart, values) in [("weir-crds", &[][..]), ("weir", values)] {
+        let path = path_of(&format!("charts/{chart}"))?;
+        let install = [
             "install",
             chart,
-            &path_of(&format!("charts/{chart}"))?,
+            &path,
             "--namespace=weir-system",
             "--create-namespace",
             "--no-hooks",
-        ])?;
+        ];
+        server.kubectl().helm(&[&install[..], values].concat())?;
     }
     // Policies are in force a moment after they are stored.
     let fake = "{apiVersion: v1, kind: Pod, metadata: {name: probe}, spec: {containers: [{name: weir-sidecar, image: a}]}}";
@@ -60,4 +71,96 @@ pub(crate) fn installed(release: Release) -> Result<ApiServer> {
         (!said.ok).then_some(())
     })?;
     Ok(server)
+}
+
+/// The same without the webhooks: nobody is asked, and the API server alone decides. The sidecar's image is that of the
+/// golden pods.
+pub(crate) fn backstop(release: Release) -> Result<ApiServer> {
+    let values = [
+        "--set=injection.image=registry.example.com/weir:1.0.0",
+        "--set=injection.allowedImages={registry.example.com/weir:0.9.0}",
+    ];
+    let server = installed(release, &values)?;
+    let kubectl = server.kubectl();
+    kubectl.run(&["delete", "mutatingwebhookconfiguration", "weir-pods"])?;
+    kubectl.run(&["delete", "validatingwebhookconfiguration", "weir-policies"])?;
+    let opted_in =
+        "{apiVersion: weir.dev/v1alpha1, kind: LineageSink, metadata: {name: a}, spec: {stdout: {}}}";
+    test_support::wait_for("the webhooks to be forgotten", 30, || {
+        let said = kubectl
+            .try_with(
+                &["create", "--dry-run=server", "-n", "default", "-f", "-"],
+                opted_in,
+            )
+            .ok()?;
+        (!said.err.contains("failed calling webhook")).then_some(())
+    })?;
+    Ok(server)
+}
+
+/// What must be said to objects, gathered so that one run shows every wrong answer.
+pub(crate) struct Answers<'a> {
+    server: &'a ApiServer,
+    asked: usize,
+    wrong: Vec<String>,
+}
+
+impl<'a> Answers<'a> {
+    pub(crate) fn of(server: &'a ApiServer) -> Self {
+        Self {
+            server,
+            asked: 0,
+            wrong: Vec::new(),
+        }
+    }
+
+    /// kubectl with these arguments and this object on its input: it must pass, or be refused with these words.
+    pub(crate) fn expect(
+        &mut self,
+        what: &str,
+        arguments: &[&str],
+        object: Option<&Value>,
+        refused: Option<&str>,
+    ) -> Result<()> {
+        let object = object.map(Value::to_string).unwrap_or_default();
+        let said = self.server.kubectl().try_with(arguments, &object)?;
+        let right = match refused {
+            None => said.ok,
+            Some(words) => !said.ok && said.err.contains(words),
+        };
+        self.note(right, || {
+            format!("{what}: {refused:?} was expected, not: {}{}", said.out, said.err)
+        });
+        Ok(())
+    }
+
+    /// Whoever may do everything with pods makes this one, which is not kept.
+    pub(crate) fn pod(&mut self, what: &str, pod: &Value, refused: Option<&str>) -> Result<()> {
+        self.expect(
+            what,
+            &["create", "--as=dev", "--dry-run=server", "-f", "-"],
+            Some(pod),
+            refused,
+        )
+    }
+
+    pub(crate) fn note(&mut self, right: bool, what: impl FnOnce() -> String) {
+        self.asked += 1;
+        if !right {
+            self.wrong.push(what());
+        }
+    }
+
+    /// Fails with everything that was wrong, or if little was asked.
+    pub(crate) fn finish(self, at_least: usize) -> Result<()> {
+        ensure!(
+            self.wrong.is_empty(),
+            "{} of {}:\n{}",
+            self.wrong.len(),
+            self.asked,
+            self.wrong.join("\n")
+        );
+        ensure!(self.asked >= at_least, "only {} were asked", self.asked);
+        Ok(())
+    }
 }
