@@ -11,6 +11,7 @@
 //!
 //! What a message means, what may run and what may be shown is not decided here: `session-state` does.
 
+pub mod bypass;
 pub mod cancels;
 pub mod config;
 pub mod connection;

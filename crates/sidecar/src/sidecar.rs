@@ -26,6 +26,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_rustls::TlsAcceptor;
 use wire_protocol::postgres::Caps;
 
+use crate::bypass::BypassWatch;
 use crate::cancels::Cancels;
 use crate::config::{ClientTlsConfig, Config, FolderRole, Role};
 use crate::connection;
@@ -247,7 +248,12 @@ fn status(live: &Live, drain: &Drain) -> serde_json::Value {
 }
 
 /// What the operator is told.
-fn report(live: &Live, identity: Option<&HeldIdentity>, policies: &StreamedPolicies) -> proto::Report {
+fn report(
+    live: &Live,
+    identity: Option<&HeldIdentity>,
+    policies: &StreamedPolicies,
+    bypasses: &BypassWatch,
+) -> proto::Report {
     let all = live.get().map(Vec::as_slice).unwrap_or_default();
     let unresolved = all
         .iter()
@@ -268,7 +274,7 @@ fn report(live: &Live, identity: Option<&HeldIdentity>, policies: &StreamedPolic
     let spool = all.first().map(|shared| shared.spool.status());
     proto::Report {
         unresolved,
-        bypasses: Vec::new(),
+        bypasses: bypasses.report(),
         receipts_waiting: spool.as_ref().map_or(0, |spool| spool.waiting),
         receipts_dropped: spool.as_ref().map_or(0, |spool| spool.dropped),
         leaf_not_after: identity
@@ -349,7 +355,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
                 begin(&mut background).await?;
                 let mut stop = drain.clone();
                 tokio::select! {
-                    ready = from_operator(&config, pod, &live, &mut background) => ready?,
+                    ready = from_operator(&config, pod, &live, &metrics, &mut background) => ready?,
                     () = stop.reached(Stage::Draining) => return Ok(None),
                 }
             }
@@ -474,6 +480,7 @@ async fn from_operator(
     config: &Config,
     pod: &Pod,
     live: &Live,
+    metrics: &Metrics,
     background: &mut JoinSet<()>,
 ) -> Result<Ready, StartError> {
     let fronts: Vec<Arc<Front>> = pod
@@ -510,6 +517,8 @@ async fn from_operator(
     }
     let boot = Arc::<OnceLock<String>>::default();
     let (for_report, with_identity, of) = (Arc::clone(live), identity.clone(), Arc::clone(&policies));
+    let bypasses = Arc::new(BypassWatch::new(fronts.clone(), metrics.clone()));
+    let for_follow = Arc::clone(&bypasses);
     let follow = Follow {
         operator: pod.operator.clone(),
         identity: identity.clone(),
@@ -518,10 +527,11 @@ async fn from_operator(
         kept,
         captured: pod.captured_names(),
         boot: Arc::clone(&boot),
-        report: Box::new(move || report(&for_report, Some(&with_identity), &of)),
+        report: Box::new(move || report(&for_report, Some(&with_identity), &of, &for_follow)),
     };
     background.spawn(client.run());
     background.spawn(follow.run());
+    background.spawn(bypasses.run());
     let looking = Arc::clone(&policies);
     background.spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));

@@ -116,7 +116,11 @@ pub enum Resolve {
 }
 
 impl Resolve {
-    async fn addresses(self, dial: &HostPort) -> Result<Vec<SocketAddr>, String> {
+    /// Addresses of a name, at least one.
+    ///
+    /// # Errors
+    /// Why there are none, in the resolver's words.
+    pub async fn addresses(self, dial: &HostPort) -> Result<Vec<SocketAddr>, String> {
         match self {
             Self::System => tokio::net::lookup_host((dial.host.as_str(), dial.port))
                 .await

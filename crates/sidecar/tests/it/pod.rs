@@ -18,7 +18,7 @@ use control_api::signed::sign;
 use control_api::tls::{Alpn, ClientAuth, ConnectedPeer, incoming, server_config};
 use serde_json::json;
 use test_support::authority::{Authority, Signer};
-use test_support::{Process, Signal, binary, free_port, wait_for};
+use test_support::{Postgres, PostgresOptions, Process, Signal, binary, free_port, wait_for};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -560,4 +560,71 @@ fn a_kept_snapshot_of_another_authority_is_not_taken() {
     let _operator = other.operator();
     let mut process = process;
     other.ready(&mut process);
+}
+
+#[test]
+fn who_goes_around_the_sidecar_is_reported() {
+    use std::os::unix::process::CommandExt;
+
+    // A server of its own: connections of other tests to the common one go around this sidecar, too.
+    let database = Postgres::start(&PostgresOptions::default()).unwrap();
+    let port = database.port();
+    let pod = Pod::new(vec![policy("orders", 1, json!({"port": port}), open())], 3600);
+    let _operator = pod.operator();
+    let mut sidecar = pod.sidecar_with(json!([{
+        "host": "127.0.0.1", "port": port, "listen": format!("{LISTEN}:{}", pod.port),
+    }]));
+    pod.ready(&mut sidecar);
+    // A session as it should be: client and server side of it are there all the time.
+    let mut session = std::net::TcpStream::connect((LISTEN, pod.port)).unwrap();
+    session
+        .write_all(&startup(
+            196_608,
+            &[("user", "postgres"), ("database", "postgres")],
+        ))
+        .unwrap();
+    read_until(&mut session, b'Z');
+
+    let reported = |connections: u64| {
+        let heard = pod.heard.lock().unwrap();
+        heard.iter().rev().find_map(|message| match message {
+            sidecar_message::Message::Report(report) => {
+                let bypass = report.bypasses.first().cloned()?;
+                assert_eq!(report.bypasses.len(), 1, "{report:?}");
+                assert!(bypass.connections <= connections, "{report:?}");
+                (bypass.connections == connections).then_some(bypass)
+            }
+            _ => None,
+        })
+    };
+    // Another process under the sidecar's own user.
+    let around = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let bypass = wait_for("the report", 30, || reported(1)).unwrap();
+    assert_eq!(bypass.address, format!("127.0.0.1:{port}"));
+    assert_eq!(bypass.endpoint, format!("127.0.0.1:{port}"));
+    assert!((now() - bypass.last_seen).abs() < 60, "{bypass:?}");
+    drop(around);
+    // And one under another.
+    let mut child = Command::new("bash")
+        .args(["-c", &format!("exec 3<>/dev/tcp/127.0.0.1/{port}; read -r line")])
+        .stdin(std::process::Stdio::piped())
+        .uid(65_534)
+        .spawn()
+        .unwrap();
+    wait_for("the second in the report", 30, || reported(2)).unwrap();
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    let (_, metrics) = get(pod.admin, "/metrics").unwrap();
+    assert!(
+        metrics.contains("weir_sidecar_bypass_connections_total 2"),
+        "{metrics}"
+    );
+    let log = sidecar.log();
+    assert!(
+        log.contains("went around the sidecar") && log.contains(&format!("127.0.0.1:{port}")),
+        "{log}"
+    );
+    // The session goes on: a bypass is told, not punished.
+    session.write_all(&message(b'Q', b"select 1\0")).unwrap();
+    assert!(read_until(&mut session, b'Z').iter().all(|(tag, _)| *tag != b'E'));
 }
