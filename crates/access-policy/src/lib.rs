@@ -33,7 +33,7 @@ pub use decide::{
 pub use manifest::{Manifest, Problem, compile};
 pub use policy::{DatabasePolicy, Endpoint, PolicyMode, PolicySet, ReceiptMode, Subject};
 pub use predicate::Predicate;
-pub use review::{FieldProblem, NOT_SERVED, Review, review, review_sink};
+pub use review::{FieldProblem, Review, review, review_sink};
 pub use secret::{NoSecrets, SecretBytes, SecretKey, SecretSource};
 
 /// `unknown field "mask"; did you mean "masks"?`: the words for a field that is not there, for whoever reads other

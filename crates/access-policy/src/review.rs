@@ -21,7 +21,7 @@ const VALUE_CHARS_MAX: usize = 64;
 const WARNINGS_MAX: usize = 15;
 
 /// What is said of a field that compiles and that no sidecar of this version serves.
-pub const NOT_SERVED: &str = "the sidecar of this version does not do that yet; leave the field out";
+const NOT_SERVED: &str = "the sidecar of this version does not do that yet; leave the field out";
 
 /// What admission says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

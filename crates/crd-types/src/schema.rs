@@ -34,8 +34,14 @@ pub fn crds_yaml() -> Result<Vec<(String, String)>, String> {
             .into_iter()
             .flatten()
         {
-            if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema/properties/spec") {
-                close(schema);
+            if let Some(root) = version.pointer_mut("/schema/openAPIV3Schema") {
+                // What stands beside `spec` must reach the webhook too.
+                if let Some(root) = root.as_object_mut() {
+                    root.insert("x-kubernetes-preserve-unknown-fields".to_owned(), json!(true));
+                }
+                if let Some(spec) = root.pointer_mut("/properties/spec") {
+                    close(spec);
+                }
             }
         }
         let yaml = serde_yaml::to_string(&definition).map_err(|error| error.to_string())?;

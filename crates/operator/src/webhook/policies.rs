@@ -34,7 +34,8 @@ impl Webhook {
             return request.allowed(&review.warnings);
         }
         count(Outcome::Refused);
-        request.refused(&refused("policy", &review.problems), &review.warnings)
+        let what = named("policy", object);
+        request.refused(&refused(&what, &review.problems), &review.warnings)
     }
 
     /// Nothing is refused on deletion: that would block a namespace from ending. But pods may lose their only policy.
@@ -71,6 +72,14 @@ impl Webhook {
 pub(crate) fn unchanged(request: &Request<'_>) -> bool {
     let spec = |object: Option<&Value>| object.and_then(|object| object.get("spec")).cloned();
     request.operation() == "UPDATE" && spec(request.object()) == spec(request.old_object())
+}
+
+/// Server-side apply of many files tells neither file nor object: the refusal itself has to.
+pub(crate) fn named(what: &str, object: &Value) -> String {
+    match object.pointer("/metadata/name").and_then(Value::as_str) {
+        Some(name) => format!("{what} {name}"),
+        None => what.to_owned(),
+    }
 }
 
 /// One refusal of all problems.

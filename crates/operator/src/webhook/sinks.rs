@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Webhook;
 use super::metrics::{Outcome, Reviewed};
-use super::policies::{refused, unchanged};
+use super::policies::{named, refused, unchanged};
 use super::review::Request;
 
 impl Webhook {
@@ -23,6 +23,7 @@ impl Webhook {
             return request.allowed(&review.warnings);
         }
         count(Outcome::Refused);
-        request.refused(&refused("sink", &review.problems), &review.warnings)
+        let what = named("sink", object);
+        request.refused(&refused(&what, &review.problems), &review.warnings)
     }
 }

@@ -7,11 +7,14 @@ mod chart;
 mod cli;
 mod definitions;
 mod golden;
+mod manifests;
 mod secrets;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::process::Command;
 use test_support::cluster::{ApiServer, Release};
+use test_support::{Process, Signal, free_port};
 
 /// A test: starts an API server of its own ([`server`]), because definitions and webhooks are seen by the whole of it.
 pub(crate) type Test = fn(Release) -> Result<()>;
@@ -25,6 +28,7 @@ pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
     ("cli", cli::TESTS),
     ("definitions", definitions::TESTS),
     ("golden", golden::TESTS),
+    ("manifests", manifests::TESTS),
     ("secrets", secrets::TESTS),
 ];
 
@@ -163,4 +167,83 @@ impl<'a> Answers<'a> {
         ensure!(self.asked >= at_least, "only {} were asked", self.asked);
         Ok(())
     }
+}
+
+/// An API server with both charts, and the operator that its webhooks call. Dropped, all of it ends.
+pub(crate) struct Governed {
+    /// The operator's process.
+    _operator: Process,
+    /// The API server.
+    pub(crate) server: ApiServer,
+}
+
+/// Installs both charts and runs `weir-operator` beside the API server, with the rights of its service account and no
+/// others. The chart's webhooks are as they are, but for the address: nothing runs a Service here.
+pub(crate) fn governed(release: Release) -> Result<Governed> {
+    let server = installed(release, &[])?;
+    let kubectl = server.kubectl();
+    let (webhook, grpc, admin) = (free_port()?, free_port()?, free_port()?);
+    let base = format!("https://127.0.0.1:{webhook}");
+    for (kind, name) in [
+        ("mutatingwebhookconfiguration", "weir-pods"),
+        ("validatingwebhookconfiguration", "weir-policies"),
+    ] {
+        let paths = kubectl.run(&[
+            "get",
+            kind,
+            name,
+            "-o",
+            "jsonpath={.webhooks[*].clientConfig.service.path}",
+        ])?;
+        let mut patch = Vec::new();
+        for (index, path) in paths.split_whitespace().enumerate() {
+            let config = format!("/webhooks/{index}/clientConfig");
+            patch.push(json!({"op": "replace", "path": config, "value": {"url": format!("{base}{path}")}}));
+        }
+        kubectl.run(&[
+            "patch",
+            kind,
+            name,
+            "--type=json",
+            "-p",
+            &Value::from(patch).to_string(),
+        ])?;
+    }
+    let settings = server.folder().join("operator.yaml");
+    std::fs::write(
+        &settings,
+        json!({"webhook": {"url": base}, "ports": {"webhook": webhook, "grpc": grpc, "admin": admin}})
+            .to_string(),
+    )?;
+    let mut command = Command::new(test_support::binary("weir-operator")?);
+    command
+        .env(
+            "KUBECONFIG",
+            server.kubeconfig_for("weir-system", "weir-operator")?,
+        )
+        .env("WEIR_POD_NAME", "operator-1")
+        .env("WEIR_POD_IP", "127.0.0.1")
+        .env("WEIR_SETTINGS", &settings);
+    let mut operator = Process::start(command, &server.folder().join("operator.log"), Signal::Term)?;
+    // It answers, and the API server knows and trusts it, once a policy is refused in the webhook's words.
+    let probe = "{apiVersion: weir.dev/v1alpha1, kind: DatabaseAccessPolicy, metadata: {name: probe}, \
+                 spec: {podSelector: {}, mask: [], database: {engine: PostgreSQL, host: db}}}";
+    let mut last = String::new();
+    let ready = test_support::wait_for("the operator's webhooks", 60, || {
+        if operator.ended().is_some() {
+            return Some(false);
+        }
+        let create = ["create", "--dry-run=server", "-n", "default", "-f", "-"];
+        last = kubectl.try_with(&create, probe).ok()?.err;
+        last.contains("did you mean \"masks\"?").then_some(true)
+    });
+    if !matches!(ready, Ok(true)) {
+        let log = operator.log();
+        let tail: Vec<&str> = log.lines().rev().take(5).collect();
+        anyhow::bail!("the operator does not answer: {last}{}", tail.join("\n"));
+    }
+    Ok(Governed {
+        _operator: operator,
+        server,
+    })
 }
