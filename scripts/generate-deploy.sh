@@ -31,5 +31,7 @@ YAML
 } >"$out/install.yaml"
 {
   head
-  render weir charts/weir --set podMonitor.enabled=true --show-only templates/monitoring/podmonitor.yaml
+  render weir charts/weir --set podMonitor.enabled=true,prometheusRule.enabled=true,dashboards.enabled=true \
+    --show-only templates/monitoring/podmonitor.yaml --show-only templates/monitoring/prometheusrule.yaml \
+    --show-only templates/monitoring/dashboards.yaml
 } >"$out/monitoring.yaml"

@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     pub(crate) log_size: Gauge,
     pub(crate) index_failed: Gauge,
     pub(crate) operator_connected: Gauge,
+    pub(crate) certificate_end: Gauge,
     pub(crate) chains_lost: Counter,
     pub(crate) sink_delivered: Family<KindLabel, Counter>,
     pub(crate) sink_lag: Family<SinkLabel, Gauge>,
@@ -61,6 +62,10 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn register(&self) -> Registry {
+        // From 0 on: the first failure is then an increase, which alerts look for.
+        for reason in [Reason::Log, Reason::Index] {
+            let _ = self.refused.get_or_create(&ReasonLabel { reason });
+        }
         let mut whole = Registry::default();
         let sinks = whole.sub_registry_with_prefix("weir_sink");
         sinks.register(
@@ -78,6 +83,11 @@ impl Metrics {
             "operator_connected",
             "1 while the operator is connected",
             self.operator_connected.clone(),
+        );
+        registry.register(
+            "certificate_not_after_seconds",
+            "When the collector's certificate ends, Unix seconds; 0 without one",
+            self.certificate_end.clone(),
         );
         registry.register(
             "chains_lost",

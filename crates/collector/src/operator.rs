@@ -86,6 +86,8 @@ impl Link {
             Err(_) => return Err("no certificate will come".to_owned()),
         };
         let Some(held) = held else { return Ok(()) };
+        // Each new certificate comes through here: it asks for a new connection.
+        self.metrics.certificate_end.set(held.identity.not_after());
         let tls =
             client_config(&held.trust, Some(&held.identity), Alpn::H2).map_err(|error| error.to_string())?;
         let channel = connect_channel(&self.operator, OPERATOR_NAME, Arc::new(tls))
