@@ -3,7 +3,7 @@
 #
 #   scripts/install-deps.sh build   clang and libclang, for PostgreSQL's parser
 #   scripts/install-deps.sh demo    + a PostgreSQL server
-#   scripts/install-deps.sh test    + Python and Node.js, for their drivers
+#   scripts/install-deps.sh test    + Python and Node.js, for their drivers, and Prometheus
 #   scripts/install-deps.sh bench   + pgbouncer, to compare with
 #   scripts/install-deps.sh cluster   what the test cluster (tests/cluster) is made of, but for Go modules
 #
@@ -36,6 +36,11 @@ want_test() {
   have_venv || need python3 python3-venv
   have node || need nodejs
   have npm || need npm
+  want_prometheus
+}
+# Scrapes what the tests start, and runs the dashboard's queries.
+want_prometheus() {
+  { have prometheus && have promtool; } || need prometheus
 }
 want_bench() {
   want_demo
@@ -47,6 +52,7 @@ want_cluster() {
   have python3 || need python3
   have gcc || need gcc
   have openssl || need openssl
+  want_prometheus
   # API servers need no more; a node does, and root to run it.
   [ "$(id -u)" = 0 ] || return 0
   have containerd || need containerd
@@ -87,8 +93,8 @@ fi
 echo "== installing ${missing[*]}"
 apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
 
-# Debian makes and starts a cluster on port 5432 when a server is installed, and starts pgbouncer. Nobody asked for
-# that: both are held back for the time of the installation and left as they were found.
+# Debian makes and starts a cluster on port 5432 when a server is installed, and starts pgbouncer and Prometheus. Nobody asked for
+# that: all are held back for the time of the installation and left as they were found.
 conf=/etc/postgresql-common/createcluster.conf
 policy=/usr/sbin/policy-rc.d
 made_policy=no made_conf=no

@@ -13,6 +13,7 @@
 mod api;
 mod node;
 mod processes;
+mod prometheus;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;

@@ -15,7 +15,6 @@ pub(crate) const OPERATOR: &str = "weir-operator-0";
 const SIDECAR: &str = "127.0.0.1";
 
 /// All of it; dropped, it ends.
-#[allow(dead_code, reason = "the test of the dashboard reads the rest")]
 pub(crate) struct Processes {
     pub(crate) operator_admin: String,
     pub(crate) collector_admin: String,
@@ -25,7 +24,7 @@ pub(crate) struct Processes {
     pub(crate) database: Database<'static>,
     pub(crate) postgres: &'static Postgres,
     // In the order in which they end.
-    pub(crate) sidecar: Process,
+    _sidecar: Process,
     _collector: Process,
     pub(crate) operator: Process,
 }
@@ -198,7 +197,7 @@ impl Processes {
             captured,
             database,
             postgres,
-            sidecar,
+            _sidecar: sidecar,
             _collector: collector,
             operator,
         })

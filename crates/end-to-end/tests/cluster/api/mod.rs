@@ -8,6 +8,7 @@ mod cli;
 mod definitions;
 mod golden;
 mod manifests;
+mod monitoring;
 mod secrets;
 
 use anyhow::{Context, Result, ensure};
@@ -30,6 +31,7 @@ pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
     ("golden", golden::TESTS),
     ("manifests", manifests::TESTS),
     ("secrets", secrets::TESTS),
+    ("monitoring", monitoring::TESTS),
 ];
 
 /// A path in the source tree, for programs that run elsewhere.
