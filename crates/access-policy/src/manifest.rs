@@ -517,9 +517,7 @@ impl Checker<'_> {
             crd::TargetSession::Any => TargetSession::Any,
             crd::TargetSession::ReadWrite => TargetSession::ReadWrite,
         };
-        let not_served = if spec.database.client_tls.mode != crd::ClientTlsMode::Plain {
-            Some("clientTLS")
-        } else if spec.database.target_session != crd::TargetSession::Any {
+        let not_served = if spec.database.target_session != crd::TargetSession::Any {
             Some("targetSession")
         } else {
             None

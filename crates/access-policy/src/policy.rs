@@ -337,7 +337,7 @@ pub struct GuardrailRules {
 /// One policy, checked.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// A field whose wish no sidecar of this version grants (`clientTLS.mode: Serve`, `targetSession: ReadWrite`). Who
+    /// A field whose wish no sidecar of this version grants (`targetSession: ReadWrite`). Who
     /// enforces the policy refuses it by this name; to ignore it would be to say yes and not do it.
     pub not_served: Option<&'static str>,
     /// `namespace/name`, or `name`.

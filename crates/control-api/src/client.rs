@@ -278,7 +278,11 @@ fn keep(dir: &Path, held: &Held) -> io::Result<()> {
     )
 }
 
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file that only this user may read; it appears whole.
+///
+/// # Errors
+/// From the system.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let new = path.with_extension("new");

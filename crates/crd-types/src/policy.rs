@@ -137,7 +137,7 @@ pub struct Database {
     /// own login passes through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
-    /// TLS towards the application, within the pod. Not judged where no operator runs.
+    /// TLS towards the application, within the pod.
     #[serde(default, rename = "clientTLS")]
     pub client_tls: ClientTls,
     /// How the application's connections come to the sidecar. Not judged where no operator runs.

@@ -68,7 +68,7 @@ pub async fn serve(
 /// Tells a client that there are too many, where it expects an answer.
 pub async fn turn_away(shared: &Shared, socket: TcpStream) -> EndKind {
     let told = async {
-        let (leg, wish) = receive(Leg::new(Stream::Plain(socket)), shared.client_tls.as_ref()).await;
+        let (leg, wish) = receive(Leg::new(Stream::Plain(socket)), &shared.tls_offer()).await;
         if let (Some(mut leg), Ok(Wish::Session(_))) = (leg, wish) {
             let fatal = Fatal::new(EndKind::Limit, "53300", "weir-sidecar has too many connections")
                 .hint("raise --max-connections");
@@ -89,7 +89,7 @@ enum Opened {
 }
 
 async fn open(shared: &Arc<Shared>, judge: &Rc<RefCell<Judge>>, leg: Leg) -> Opened {
-    let (leg, wish) = receive(leg, shared.client_tls.as_ref()).await;
+    let (leg, wish) = receive(leg, &shared.tls_offer()).await;
     let Some(mut leg) = leg else {
         let kind = wish.err().map_or(EndKind::Client, |failure| failure.kind());
         return Opened::Ended(kind);

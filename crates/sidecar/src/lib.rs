@@ -13,6 +13,7 @@
 
 pub mod bypass;
 pub mod cancels;
+pub mod capture;
 pub mod config;
 pub mod connection;
 pub mod databases;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use access_policy::Endpoint;
 use control_api::identity::Trust;
 use pod_injection::contract::{
-    self, Captured, ENV_ADMIN_PORT, ENV_CAPTURED, ENV_IDENTITY_DIR, ENV_OPERATOR, ENV_POD_IP, ENV_POD_NAME,
-    ENV_POD_NAMESPACE, ENV_POD_UID, ENV_SPOOL_BYTES_MAX, ENV_TOKEN_FILE, ENV_TRUST_BUNDLE,
+    self, Captured, ENV_ADMIN_PORT, ENV_CA_DIR, ENV_CAPTURED, ENV_IDENTITY_DIR, ENV_OPERATOR, ENV_POD_IP,
+    ENV_POD_NAME, ENV_POD_NAMESPACE, ENV_POD_UID, ENV_SPOOL_BYTES_MAX, ENV_TOKEN_FILE, ENV_TRUST_BUNDLE,
 };
 
 use crate::config::ConfigError;
@@ -34,6 +34,8 @@ pub struct Pod {
     pub token_file: PathBuf,
     /// Folder in memory for key and certificate.
     pub identity_dir: PathBuf,
+    /// Folder that the application sees, for the capture CA's certificate.
+    pub ca_dir: Option<PathBuf>,
     /// Cap of the spool.
     pub spool_bytes_max: Option<u64>,
 }
@@ -96,6 +98,7 @@ impl Pod {
             },
             token_file: needed(ENV_TOKEN_FILE)?.into(),
             identity_dir: needed(ENV_IDENTITY_DIR)?.into(),
+            ca_dir: given(ENV_CA_DIR).map(Into::into),
             spool_bytes_max: given(ENV_SPOOL_BYTES_MAX)
                 .map(|text| {
                     text.parse()

@@ -28,11 +28,12 @@ use wire_protocol::postgres::Caps;
 
 use crate::bypass::BypassWatch;
 use crate::cancels::Cancels;
+use crate::capture::{self, CaptureClient, ClientTls, HeldLeaf, Offer};
 use crate::config::{ClientTlsConfig, Config, FolderRole, Role};
 use crate::connection;
 use crate::databases::Database;
 use crate::fatal::{EndKind, Failure};
-use crate::front::Front;
+use crate::front::{Front, InForce};
 use crate::login::{LoginContext, ask, log_in_for_catalog};
 use crate::metrics::{EndLabel, Metrics, Open};
 use crate::pod::Pod;
@@ -58,6 +59,8 @@ const TOLD_MAX: usize = 32;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Open sessions go on this long with policies that are too old; new ones are refused at once.
 const TOO_OLD_GRACE: Duration = Duration::from_secs(3600);
+/// The first policies wait this long for the certificate that they want.
+const CAPTURE_WAIT: Duration = Duration::from_secs(10);
 /// The catalog has this long to be read.
 const CATALOG_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -81,8 +84,10 @@ pub struct Shared {
     pub drain: Drain,
     /// Where receipts go.
     pub collector: Option<String>,
-    /// TLS towards applications.
+    /// TLS towards applications, where no policy says anything.
     pub client_tls: Option<TlsAcceptor>,
+    /// The pod's certificate towards applications.
+    pub capture: Option<HeldLeaf>,
     /// Who the workload is.
     pub subject: Arc<Subject>,
     /// What proves it: the pod's certificate.
@@ -110,6 +115,24 @@ impl Shared {
     /// The workload, for receipts: proved once a certificate is held.
     pub fn workload(&self) -> Claim {
         workload(&self.subject, self.identity.as_ref())
+    }
+
+    /// How a client's wish for TLS is answered now.
+    pub fn tls_offer(&self) -> Offer {
+        let held = || {
+            let held = self.capture.as_ref()?.borrow().clone()?;
+            Some(held.acceptor.clone())
+        };
+        let started_with = || self.client_tls.clone().map_or(Offer::Plain, Offer::Serve);
+        match &*self.front.in_force() {
+            InForce::Policies(policies) => match &policies.client_tls {
+                ClientTls::Plain => started_with(),
+                ClientTls::Given(acceptor) => Offer::Serve(acceptor.clone()),
+                ClientTls::Capture => held().map_or(Offer::NotYet, Offer::Serve),
+            },
+            // Who insists on TLS is to hear why nothing is served.
+            InForce::Closed { .. } => held().map_or_else(started_with, Offer::Serve),
+        }
     }
 
     /// How records of no session are kept.
@@ -329,6 +352,7 @@ struct Ready {
     collector_key: Option<String>,
     /// Told of the chain of receipts.
     boot: Arc<OnceLock<String>>,
+    capture: Option<HeldLeaf>,
 }
 
 /// Runs the sidecar until it is told to stop. Blocks.
@@ -410,6 +434,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
             drain: drain.clone(),
             collector: ready.collector.clone(),
             client_tls,
+            capture: ready.capture.clone(),
             subject: Arc::clone(&subject),
             identity: ready.identity.clone(),
             client_caps: client_caps(config.statement_max_bytes),
@@ -472,6 +497,7 @@ fn from_folder(config: &Config, role: &FolderRole) -> Result<Ready, StartError> 
         collector: config.collector.clone(),
         collector_key: config.collector_key.clone(),
         boot: Arc::default(),
+        capture: None,
     })
 }
 
@@ -529,6 +555,15 @@ async fn from_operator(
         boot: Arc::clone(&boot),
         report: Box::new(move || report(&for_report, Some(&with_identity), &of, &for_follow)),
     };
+    let capture = CaptureClient::new(
+        pod.operator.clone(),
+        identity.clone(),
+        pod.identity_dir.clone(),
+        pod.ca_dir.clone(),
+        fronts.clone(),
+    );
+    let mut held = capture.held();
+    background.spawn(capture.run(policies.changes()));
     background.spawn(client.run());
     background.spawn(follow.run());
     background.spawn(bypasses.run());
@@ -550,6 +585,15 @@ async fn from_operator(
         .and_then(|header| header.clone());
     // The sender lives in `policies`, which is held here.
     let header = header.ok_or_else(|| io::Error::other("the policies are gone"))?;
+    // An application that insists on TLS shall find it at once; one that cannot be had keeps nobody else waiting.
+    let wanted = capture::wanted(&fronts);
+    let obtained = held.wait_for(|leaf| {
+        wanted.is_empty() || leaf.as_ref().is_some_and(|leaf| leaf.hosts.is_superset(&wanted))
+    });
+    let obtained = tokio::time::timeout(CAPTURE_WAIT, obtained).await.is_ok();
+    if !obtained {
+        tracing::error!("there is no certificate towards the application yet; it is asked for again");
+    }
     let given = |text: String| Some(text).filter(|text| !text.is_empty());
     Ok(Ready {
         source: Source::Stream(policies),
@@ -562,6 +606,7 @@ async fn from_operator(
         collector: given(header.collector.url),
         collector_key: given(header.collector.log_key),
         boot,
+        capture: Some(held),
     })
 }
 

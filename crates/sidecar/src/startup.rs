@@ -8,6 +8,7 @@ use wire_protocol::postgres::startup::{
     CancelRequest, FirstPacket, StartupMessage, TLS_HANDSHAKE, VERSION_3_0, VERSION_3_2, first_packet,
 };
 
+use crate::capture::Offer;
 use crate::fatal::{EndKind, Failure, Fatal};
 use crate::rewound::Rewound;
 use crate::stream::{Leg, Stream};
@@ -29,7 +30,7 @@ pub enum Wish {
 
 /// Reads the first packets, with TLS on the way. Returns the leg (TLS may have changed it) even when it fails, so
 /// that the client can be told.
-pub async fn receive(leg: Leg, tls: Option<&TlsAcceptor>) -> (Option<Leg>, Result<Wish, Failure>) {
+pub async fn receive(leg: Leg, tls: &Offer) -> (Option<Leg>, Result<Wish, Failure>) {
     let mut leg = leg;
     let (mut asked_tls, mut asked_gss) = (false, false);
     match leg.fill().await {
@@ -38,7 +39,7 @@ pub async fn receive(leg: Leg, tls: Option<&TlsAcceptor>) -> (Option<Leg>, Resul
         Err(error) => return (Some(leg), Err(Failure::ClientGone(error))),
     }
     if leg.received.first() == Some(&TLS_HANDSHAKE) {
-        let Some(acceptor) = tls else {
+        let Offer::Serve(acceptor) = tls else {
             // No error can be put in words the client would understand.
             return (None, Err(Failure::Told(EndKind::ClientTls)));
         };
@@ -88,12 +89,17 @@ pub async fn receive(leg: Leg, tls: Option<&TlsAcceptor>) -> (Option<Leg>, Resul
                     return (Some(leg), Err(early_data("the request for TLS").into()));
                 }
                 asked_tls = true;
-                let answer: &'static [u8] = if tls.is_some() { b"S" } else { b"N" };
+                let answer: &'static [u8] = match tls {
+                    Offer::Serve(_) => b"S",
+                    Offer::Plain => b"N",
+                    // A client that insists would take "no" for the end of the matter.
+                    Offer::NotYet => return (Some(leg), Err(no_certificate().into())),
+                };
                 leg.send(Bytes::from_static(answer));
                 if let Err(error) = leg.flush().await {
                     return (Some(leg), Err(Failure::ClientGone(error)));
                 }
-                if let Some(acceptor) = tls {
+                if let Offer::Serve(acceptor) = tls {
                     leg = match handshake(leg, acceptor).await {
                         Ok(leg) => leg,
                         Err(failure) => return (None, Err(failure)),
@@ -120,6 +126,15 @@ pub async fn receive(leg: Leg, tls: Option<&TlsAcceptor>) -> (Option<Leg>, Resul
             }
         }
     }
+}
+
+fn no_certificate() -> Fatal {
+    Fatal::new(
+        EndKind::ClientTls,
+        "57P03",
+        "WEIR-096: there is no certificate towards the application yet",
+    )
+    .hint("try again in a moment; weir-sidecar's log says what the operator answers")
 }
 
 fn early_data(after: &str) -> Fatal {

@@ -130,9 +130,27 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 /// # Errors
 /// [`TlsError`].
 pub fn acceptor_from_files(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
-    let chain = certificates(&read(certificate)?, &certificate.display().to_string())?;
-    let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| TlsError::File {
-        path: key.display().to_string(),
+    acceptor_from_pem(
+        &read(certificate)?,
+        &certificate.display().to_string(),
+        &read(key)?,
+        &key.display().to_string(),
+    )
+}
+
+/// TLS towards the application with a certificate of the user's, by what its parts are called.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn acceptor_from_pem(
+    certificate: &[u8],
+    certificate_name: &str,
+    key: &[u8],
+    key_name: &str,
+) -> Result<TlsAcceptor, TlsError> {
+    let chain = certificates(certificate, certificate_name)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::File {
+        path: key_name.to_owned(),
         error: error.to_string(),
     })?;
     acceptor(chain, key)
@@ -152,7 +170,11 @@ pub fn acceptor_self_made(names: &[String]) -> Result<TlsAcceptor, TlsError> {
     acceptor(vec![made.cert.der().clone()], key)
 }
 
-fn acceptor(
+/// TLS towards the application with this chain and key.
+///
+/// # Errors
+/// They do not fit.
+pub fn acceptor(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<TlsAcceptor, TlsError> {

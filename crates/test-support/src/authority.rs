@@ -1,4 +1,5 @@
-//! A made authority as the operator has it: one root, an intermediate for pods, one for operator and collector.
+//! A made authority as the operator has it: one root, an intermediate for pods, one for operator and collector; and a
+//! root apart, for certificates towards applications.
 //!
 //! Everything is DER, so that this room need not know the rooms that read it.
 
@@ -17,6 +18,7 @@ pub struct Authority {
     root: CertifiedIssuer<'static, KeyPair>,
     pods: CertifiedIssuer<'static, KeyPair>,
     control: CertifiedIssuer<'static, KeyPair>,
+    capture: CertifiedIssuer<'static, KeyPair>,
     trust_domain: String,
 }
 
@@ -67,10 +69,12 @@ impl Authority {
         let pods = CertifiedIssuer::signed_by(ca("test pods", &client), KeyPair::generate()?, &root)?;
         let control =
             CertifiedIssuer::signed_by(ca("test control plane", &both), KeyPair::generate()?, &root)?;
+        let capture = CertifiedIssuer::self_signed(ca("test capture root", &[]), KeyPair::generate()?)?;
         Ok(Self {
             root,
             pods,
             control,
+            capture,
             trust_domain: trust_domain.to_owned(),
         })
     }
@@ -83,6 +87,22 @@ impl Authority {
     /// The root, PEM.
     pub fn root_pem(&self) -> String {
         self.root.pem()
+    }
+
+    /// The root of certificates towards applications, PEM.
+    pub fn capture_root_pem(&self) -> String {
+        self.capture.pem()
+    }
+
+    /// A certificate towards applications for the key of a request (PKCS#10, DER): the chain.
+    pub fn sign_capture(&self, hosts: &[String], csr: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let request = rcgen::CertificateSigningRequestParams::from_der(&csr.into())?;
+        let mut params = CertificateParams::new(hosts)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.signed_by(&request.public_key, &self.capture)?;
+        Ok(vec![certificate.der().to_vec()])
     }
 
     /// A sidecar's leaf.

@@ -589,10 +589,7 @@ const WRONG: &[(&str, &str, &str)] = &[
 fn what_no_sidecar_serves_is_said_by_the_policy() {
     for (database, field) in [
         ("clientTLS: {mode: Plain}, targetSession: Any", None),
-        (
-            "tls: {mode: Disable}, clientTLS: {mode: Serve}",
-            Some("clientTLS"),
-        ),
+        ("tls: {mode: Disable}, clientTLS: {mode: Serve}", None),
         ("targetSession: ReadWrite", Some("targetSession")),
     ] {
         let text = manifest(&format!("database: {{engine: PostgreSQL, host: a, {database}}}"));

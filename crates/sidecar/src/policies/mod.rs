@@ -10,13 +10,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use access_policy::policy::{MaskSpec, Policy, TlsMode};
+use access_policy::policy::{ClientTlsSettings, MaskSpec, Policy, TlsMode};
 use access_policy::{DatabasePolicy, Endpoint, Manifest, PolicySet, SecretBytes, SecretKey, SecretSource};
 use receipts::{Digest, PolicyState};
 use tokio::sync::watch;
 
+use crate::capture::ClientTls;
 use crate::fatal::Fatal;
-use crate::tls::{Check, connector};
+use crate::tls::{Check, acceptor_from_pem, connector};
 use crate::upstream::{Credentials, HostPort, Login, Resolve, SharedUpstream, Upstream, UpstreamTls};
 use folder::PolicyFolder;
 use stream::StreamedPolicies;
@@ -30,6 +31,8 @@ pub struct Policies {
     pub policy: DatabasePolicy,
     /// How it is reached.
     pub upstream: SharedUpstream,
+    /// TLS towards the application.
+    pub client_tls: ClientTls,
 }
 
 /// What the last attempt to load said.
@@ -138,6 +141,8 @@ struct Ways<'a> {
     listen: &'a HostPort,
     allow_remote_clients: bool,
     resolve: Resolve,
+    /// An operator is there, whose capture CA makes certificates.
+    capture_ca: bool,
 }
 
 /// The policies for one endpoint. `None`: there are none.
@@ -188,6 +193,28 @@ fn for_endpoint(
             })
         }
     };
+    let client_tls = match policy.client_tls() {
+        ClientTlsSettings::Plain => ClientTls::Plain,
+        ClientTlsSettings::Serve {
+            certificate: Some(names),
+        } => {
+            let (certificate, key) = (secret(&names.certificate)?, secret(&names.key)?);
+            let acceptor = acceptor_from_pem(
+                certificate.expose(),
+                &names.certificate.to_string(),
+                key.expose(),
+                &names.key.to_string(),
+            );
+            ClientTls::Given(acceptor.map_err(|error| vec![format!("database.clientTLS: {error}")])?)
+        }
+        ClientTlsSettings::Serve { certificate: None } if ways.capture_ca => ClientTls::Capture,
+        ClientTlsSettings::Serve { certificate: None } => {
+            return Err(vec![
+                "spec.database.clientTLS: without an operator nobody makes a certificate: name a certificateSecretRef"
+                    .to_owned(),
+            ]);
+        }
+    };
     if login != Login::PassThrough && !ways.allow_remote_clients && !is_loopback(ways.listen) {
         return Err(vec![format!(
             "with `credentials` clients get in without a password, so --listen {} must be on loopback (or say --allow-remote-clients)",
@@ -208,6 +235,7 @@ fn for_endpoint(
             tls,
             login,
         }),
+        client_tls,
     }))
 }
 
@@ -253,7 +281,16 @@ fn secrets_of(policy: &Policy) -> Vec<&SecretKey> {
         | MaskSpec::Email
         | MaskSpec::DateTrunc(_) => None,
     });
-    ca.chain(login).chain(keys).collect()
+    let certificate = match &policy.client_tls {
+        ClientTlsSettings::Serve {
+            certificate: Some(names),
+        } => Some([&names.certificate, &names.key]),
+        ClientTlsSettings::Serve { certificate: None } | ClientTlsSettings::Plain => None,
+    };
+    ca.chain(login)
+        .chain(certificate.into_iter().flatten())
+        .chain(keys)
+        .collect()
 }
 
 fn trim_line_end(bytes: &[u8]) -> &[u8] {

@@ -234,6 +234,7 @@ impl StreamedPolicies {
                 listen: &front.listen,
                 allow_remote_clients: false,
                 resolve: Resolve::WithoutHostsFile,
+                capture_ca: true,
             };
             let problem = taken
                 .set

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use control_api::client::now;
-use control_api::identity::{Identity, Trust};
+use control_api::identity::{Identity, Trust, certificates_from_pem};
 use control_api::peer::COLLECTOR_NAME;
 use control_api::proto::identity_server::{Identity as IdentityService, IdentityServer};
 use control_api::proto::policies_server::{Policies, PoliciesServer};
@@ -104,9 +104,29 @@ impl Policies for Service {
 
     async fn issue_capture(
         &self,
-        _: Request<proto::CaptureRequest>,
+        request: Request<proto::CaptureRequest>,
     ) -> Result<Response<proto::CaptureReply>, Status> {
-        Err(Status::unimplemented("not asked for here"))
+        let hosts: Vec<String> = self
+            .says
+            .borrow()
+            .policies
+            .iter()
+            .filter_map(|policy| {
+                let manifest: serde_json::Value = serde_json::from_str(&policy.manifest).ok()?;
+                let database = &manifest["spec"]["database"];
+                (database["clientTLS"]["mode"] == "Serve")
+                    .then(|| database["host"].as_str().unwrap().to_owned())
+            })
+            .collect();
+        Ok(Response::new(proto::CaptureReply {
+            chain: self
+                .authority
+                .sign_capture(&hosts, &request.get_ref().csr)
+                .unwrap(),
+            not_after: now() + 3600,
+            renew_at: now() + 2520,
+            hosts,
+        }))
     }
 }
 
@@ -148,7 +168,10 @@ impl Service {
 }
 
 fn trust(authority: &Authority) -> Trust {
-    Trust::from_pem(&authority.root_pem()).unwrap()
+    Trust {
+        capture_roots: certificates_from_pem(&authority.capture_root_pem()).unwrap(),
+        ..Trust::from_pem(&authority.root_pem()).unwrap()
+    }
 }
 
 /// A policy for the server's own endpoint; `rules` goes into `spec`, `database` into `spec.database`.
@@ -627,4 +650,112 @@ fn who_goes_around_the_sidecar_is_reported() {
     // The session goes on: a bypass is told, not punished.
     session.write_all(&message(b'Q', b"select 1\0")).unwrap();
     assert!(read_until(&mut session, b'Z').iter().all(|(tag, _)| *tag != b'E'));
+}
+
+#[test]
+fn an_application_that_insists_on_tls_finds_it_in_the_pod() {
+    let secret = |pod: &Pod, name: &str, key: &str, text: &str| {
+        let folder = pod.folder.path().join("secrets").join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(key), text).unwrap();
+    };
+    let login = json!({"secretRef": {"name": "login"}, "transport": "Plaintext"});
+    let serve = json!({"host": "localhost", "clientTLS": {"mode": "Serve"}, "credentials": login});
+    let pod = Pod::new(vec![policy("orders", 1, serve.clone(), open())], 3600);
+    secret(&pod, "login", "username", "scram_user");
+    secret(&pod, "login", "password", "secret");
+    let operator = pod.operator();
+    let captured = json!([{
+        "host": "localhost", "port": server().port(), "listen": format!("{LISTEN}:{}", pod.port),
+    }]);
+    let mut sidecar = pod.sidecar_with(captured.clone());
+    pod.ready(&mut sidecar);
+    let roots = pod.folder.path().join("ca/ca.crt");
+    let ask_as = |user: &str, host: &str, tls: &str| {
+        // The alias leads the name to the sidecar.
+        let place = format!("host={host} hostaddr={LISTEN} user={user} dbname=shop {tls}");
+        let output = psql(pod.port, &place, "select session_user");
+        match output.status.success() {
+            true => Ok(said(&output)),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    };
+    let ask = |host: &str, tls: &str| ask_as("nobody", host, tls);
+    let verified = format!("sslmode=verify-full sslrootcert={}", roots.display());
+    let inside = Ok("scram_user".to_owned());
+    // As soon as it is ready: the certificate is for the captured name, and the application has its authority.
+    assert_eq!(ask("localhost", &verified), inside, "{}", sidecar.log());
+    for tls in ["sslmode=require", "sslmode=prefer", "sslmode=disable"] {
+        assert_eq!(ask("localhost", tls), inside, "{tls}");
+    }
+    assert_eq!(
+        std::fs::read_to_string(&roots).unwrap(),
+        pod.authority.capture_root_pem()
+    );
+    // For another name, or under Weir's own authority, it is nothing.
+    let error = ask("elsewhere", &verified).unwrap_err();
+    assert!(error.contains("does not match host name"), "{error}");
+    let weirs = pod.folder.path().join("weir.pem");
+    std::fs::write(&weirs, pod.authority.root_pem()).unwrap();
+    let error = ask(
+        "localhost",
+        &format!("sslmode=verify-full sslrootcert={}", weirs.display()),
+    )
+    .unwrap_err();
+    assert!(error.contains("certificate verify failed"), "{error}");
+
+    // The application's own login passes through where the database is reached without TLS; with it, the policy is
+    // refused before it gets here.
+    let mut through = serve.clone();
+    through.as_object_mut().unwrap().remove("credentials");
+    pod.say(vec![policy("orders", 2, through, open())]);
+    for (user, tls) in [
+        ("trust_user", verified.as_str()),
+        ("scram_user", verified.as_str()),
+    ] {
+        assert_eq!(
+            ask_as(user, "localhost", tls),
+            Ok(user.to_owned()),
+            "{}",
+            sidecar.log()
+        );
+    }
+
+    // A certificate of the user's own: without its Secret nothing is let through, and why is heard over TLS too.
+    let given = json!({
+        "host": "localhost", "credentials": login,
+        "clientTLS": {"mode": "Serve", "certificateSecretRef": {"name": "shown"}},
+    });
+    let answer = pod.say(vec![policy("orders", 3, given.clone(), open())]);
+    let problem = match answer {
+        sidecar_message::Message::Ack(ack) => ack.problems.first().cloned().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(problem.reason, "SecretMissing", "{problem:?}");
+    let error = ask("localhost", &verified).unwrap_err();
+    assert!(error.contains("WEIR-095") && error.contains("shown"), "{error}");
+    let certificates = test_support::Certificates::new(&["localhost"]).unwrap();
+    secret(&pod, "shown", "tls.key", &certificates.key);
+    secret(&pod, "shown", "tls.crt", &certificates.certificate);
+    let theirs = pod.folder.path().join("theirs.pem");
+    std::fs::write(&theirs, &certificates.ca).unwrap();
+    let theirs = format!("sslmode=verify-full sslrootcert={}", theirs.display());
+    wait_for("the Secret to be seen", 20, || ask("localhost", &theirs).ok()).unwrap();
+    ask("localhost", &verified).unwrap_err();
+
+    // Plain again: the request for TLS is answered with no.
+    let plain = json!({"host": "localhost", "credentials": login});
+    pod.say(vec![policy("orders", 4, plain, open())]);
+    let error = ask("localhost", "sslmode=require").unwrap_err();
+    assert!(error.contains("does not support SSL"), "{error}");
+    assert_eq!(ask("localhost", "sslmode=prefer"), inside);
+
+    // What was obtained outlives the container, without the operator.
+    pod.say(vec![policy("orders", 5, serve, open())]);
+    wait_for("the certificate", 20, || ask("localhost", &verified).ok()).unwrap();
+    drop(operator);
+    drop(sidecar);
+    let mut sidecar = pod.sidecar_with(captured);
+    pod.ready(&mut sidecar);
+    assert_eq!(ask("localhost", &verified), inside, "{}", sidecar.log());
 }
