@@ -118,7 +118,7 @@ pub struct Database {
     /// Host name or address, as the application names it: no scheme, no port, no path.
     #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = host_rules()))]
     pub host: String,
-    /// TCP port.
+    /// TCP port of the server.
     #[serde(default = "postgresql_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
@@ -236,7 +236,7 @@ pub enum TargetSession {
     ReadWrite,
 }
 
-/// `status`: what became of the policy.
+/// What became of the policy: the operator writes it, from what the sidecars say.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseAccessPolicyStatus {
@@ -311,7 +311,7 @@ pub struct OtherEndpoint {
     /// Host name or address, as the application names it: no scheme, no port, no path.
     #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = host_rules()))]
     pub host: String,
-    /// TCP port.
+    /// TCP port of the server.
     #[serde(default = "postgresql_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
@@ -454,7 +454,7 @@ pub struct AccessRule {
     #[serde(default = "allow")]
     #[schemars(extend("default" = "Allow"))]
     pub effect: Effect,
-    /// Who it speaks of. Left out: everybody.
+    /// Whom it speaks of. Left out: everybody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub subjects: Vec<SubjectRef>,
@@ -560,6 +560,7 @@ pub struct Mask {
     pub keep_last: Option<u32>,
     /// For DateTrunc, and needed there: Year, Month or Day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DateUnit")]
     pub unit: Option<DateUnit>,
     /// For Hash, and needed there: the key, 16 bytes or more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -640,14 +641,14 @@ pub struct Guardrails {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub statement_timeout_seconds: Option<u32>,
-    /// Which functions may be called.
+    /// Which functions may be called, beside those that are open to all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub functions: Option<Functions>,
     /// Channels that LISTEN may name; `jobs_*` is every channel that begins with `jobs_`. Left out: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub channels: Option<Vec<String>>,
-    /// Files and programs of the server.
+    /// Whether files and programs of the server may be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_access: Option<ServerAccess>,
 }
@@ -678,6 +679,7 @@ pub struct Functions {
     /// Code whose body cannot be seen: functions, operators, casts, aggregates, DO, CALL, functions in column
     /// defaults. Left out: Deny, where anything is protected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Effect")]
     pub user_defined: Option<Effect>,
 }
 
@@ -688,9 +690,11 @@ pub struct Functions {
 pub struct ServerAccess {
     /// COPY with a file, LOAD, `pg_read_file`, `lo_import` and their kin. Left out: Deny.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Effect")]
     pub files: Option<Effect>,
     /// COPY … PROGRAM. Left out: Deny.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Effect")]
     pub programs: Option<Effect>,
 }
 

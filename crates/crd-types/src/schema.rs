@@ -36,11 +36,14 @@ pub fn crds_yaml() -> Result<Vec<(String, String)>, String> {
         {
             if let Some(root) = version.pointer_mut("/schema/openAPIV3Schema") {
                 // What stands beside `spec` must reach the webhook too.
-                if let Some(root) = root.as_object_mut() {
-                    root.insert("x-kubernetes-preserve-unknown-fields".to_owned(), json!(true));
-                }
-                if let Some(spec) = root.pointer_mut("/properties/spec") {
+                let spec = root.pointer_mut("/properties/spec").map(|spec| {
                     close(spec);
+                    spec.get("description").cloned().unwrap_or_default()
+                });
+                if let (Some(root), Some(text)) = (root.as_object_mut(), spec) {
+                    root.insert("x-kubernetes-preserve-unknown-fields".to_owned(), json!(true));
+                    // In place of the derive's own words.
+                    root.insert("description".to_owned(), text);
                 }
             }
         }
@@ -95,10 +98,7 @@ fn close(schema: &mut Value) {
         }
         _ => {}
     }
-    // Doc comments are wrapped for the source; `kubectl explain` wraps for the terminal.
-    if let Some(Value::String(text)) = node.get_mut("description") {
-        *text = text.replace('\n', " ");
-    }
+    describe(node);
     for (key, child) in node.iter_mut() {
         match key.as_str() {
             "properties" => {
@@ -114,6 +114,21 @@ fn close(schema: &mut Value) {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+/// Doc comments are wrapped for the source; `kubectl explain` wraps for the terminal, and does not tell defaults.
+fn describe(node: &mut Map<String, Value>) {
+    let left_out = match node.get("default") {
+        Some(Value::String(value)) => Some(value.clone()),
+        Some(Value::Number(value)) => Some(value.to_string()),
+        _ => None,
+    };
+    if let Some(Value::String(text)) = node.get_mut("description") {
+        *text = text.replace('\n', " ");
+        if let Some(value) = left_out {
+            text.push_str(&format!(" Left out: {value}."));
         }
     }
 }

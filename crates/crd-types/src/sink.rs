@@ -120,7 +120,7 @@ pub enum SinkVerdict {
     Audit,
 }
 
-/// `status` of a sink, as the collector reports it.
+/// What became of the sink: the operator writes it, from what the collector says.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LineageSinkStatus {
