@@ -536,19 +536,21 @@ fn an_endpoint_without_a_usable_policy_is_closed() {
     pod.ready(&mut sidecar);
     let error = pod.error("select 1");
     assert!(error.contains("WEIR-092"), "{error}");
-    for database in [
-        json!({"targetSession": "ReadWrite"}),
-        json!({"clientTLS": {"mode": "Serve"}}),
+    for (field, database) in [
+        ("targetSession", json!({"targetSession": "ReadWrite"})),
+        (
+            "missing",
+            json!({"credentials": {"secretRef": {"name": "missing"}, "transport": "Plaintext"}}),
+        ),
     ] {
-        let field = database.as_object().unwrap().keys().next().unwrap().clone();
         let answer = pod.say(vec![policy("orders", 1, database, open())]);
         let sidecar_message::Message::Ack(ack) = &answer else {
             panic!("{answer:?}");
         };
         assert_eq!(ack.problems.len(), 1, "{ack:?}");
-        assert!(ack.problems[0].message.contains(&field), "{ack:?}");
+        assert!(ack.problems[0].message.contains(field), "{ack:?}");
         let error = pod.error("select 1");
-        assert!(error.contains("WEIR-095") && error.contains(&field), "{error}");
+        assert!(error.contains("WEIR-095") && error.contains(field), "{error}");
     }
     // A policy that names more than the pod captured holds where it can, and says what is missing.
     let more = json!({"otherEndpoints": [{"host": "orders-ro.shop.svc", "port": 5432}]});
