@@ -368,3 +368,26 @@ proptest! {
         prop_assert_eq!(selects(&parsed, &labels), pod_injection::selects(&parsed, Some(&as_json)));
     }
 }
+
+/// Whoever meets a reason looks it up in docs/kubernetes.md: of pods that are refused, and of conditions.
+#[test]
+fn every_reason_is_explained() {
+    let docs = std::fs::read_to_string(test_support::workspace_root().join("docs/kubernetes.md")).unwrap();
+    for reason in pod_injection::Reason::ALL {
+        assert!(docs.contains(&format!("`{reason}`")), "{reason}");
+    }
+    // Those that the code of the status writes: the texts before a comma that begin with a capital letter.
+    let source = include_str!("../src/status.rs")
+        .split("#[cfg(test)]")
+        .next()
+        .unwrap();
+    let mut found = 0;
+    for text in source.split('"').skip(1).step_by(2) {
+        let one_word = text.len() > 5 && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        if one_word && text.starts_with(|letter: char| letter.is_ascii_uppercase()) && text != "Unknown" {
+            assert!(docs.contains(&format!("`{text}`")), "{text}");
+            found += 1;
+        }
+    }
+    assert!(found > 15, "only {found}");
+}
