@@ -321,7 +321,10 @@ impl Ingest {
                 count: None,
                 from_us: None,
                 to_us: None,
-                reason: POD_GONE.to_owned(),
+                reason: format!(
+                    "{POD_GONE} (a pod of {}, UID {})",
+                    chain.pod.workload, chain.pod.uid
+                ),
             }))?;
             ended.push(chain);
         }

@@ -132,9 +132,9 @@ impl Settings {
         if settings.trust_domain.is_empty() {
             return Err("`trustDomain` is empty: `cluster.local` is the usual one".to_owned());
         }
-        if !(600..=30 * 86_400).contains(&settings.snapshot_valid_seconds) {
+        if !(60..=30 * 86_400).contains(&settings.snapshot_valid_seconds) {
             return Err(format!(
-                "`snapshotValidSeconds` is {}: say 600 (ten minutes) to 2592000 (thirty days)",
+                "`snapshotValidSeconds` is {}: say 60 (a minute: an operator away for longer stops every new session) to 2592000 (thirty days)",
                 settings.snapshot_valid_seconds
             ));
         }
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_with_the_mend() {
         for (text, part) in [
-            ("snapshotValidSeconds: 1", "ten minutes"),
+            ("snapshotValidSeconds: 1", "a minute"),
             ("collector: {url: 'http://c'}", "https://"),
             ("webhook: {url: 'http://c'}", "https://"),
             ("namespace: ''", "namespace that Weir runs in"),

@@ -33,6 +33,8 @@ pub enum Check {
         /// Remove them although pods still have a sidecar.
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        release: uninstall::Release,
     },
     /// Wait until each URL answers 200.
     Ready {
@@ -95,7 +97,7 @@ impl Check {
                 namespace,
                 timeout_seconds,
             } => install::look(&namespace, Duration::from_secs(timeout_seconds.into())).await,
-            Self::UninstallCheck { force } => uninstall::look(force).await,
+            Self::UninstallCheck { force, release } => uninstall::look(force, &release).await,
             Self::Ready {
                 urls,
                 timeout_seconds,

@@ -18,7 +18,32 @@ const PAGE: u32 = 500;
 /// Workloads that are printed: one screen.
 const WORKLOADS_MAX: usize = 12;
 
-pub(super) async fn look(force: bool) -> Finding {
+/// What helm calls this installation.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Release {
+    /// The release's name and namespace, as in `weir -n weir-system`.
+    #[arg(long)]
+    release: Option<String>,
+    /// The revision that is to be removed.
+    #[arg(long, requires = "release")]
+    revision: Option<u32>,
+}
+
+impl Release {
+    /// A pre-delete hook that fails leaves the release in the state `uninstalling`, in which helm refuses upgrades.
+    fn way_back(&self) -> String {
+        let (Some(release), Some(revision)) = (&self.release, self.revision) else {
+            return String::new();
+        };
+        let (name, rest) = release.split_once(' ').unwrap_or((release, ""));
+        format!(
+            "\nTo keep Weir after all (helm takes the release for half removed, and refuses upgrades until then):\n  \
+             helm rollback {name} {revision} {rest}"
+        )
+    }
+}
+
+pub(super) async fn look(force: bool, release: &Release) -> Finding {
     let client = match client().await {
         Ok(client) => client,
         Err(finding) => return finding,
@@ -33,7 +58,7 @@ pub(super) async fn look(force: bool) -> Finding {
         Err(error) => return Finding::Unknown(format!("cannot list pods: {error}")),
     };
     if !dependents.is_empty() && !force {
-        return Finding::Bad(dependents.to_string());
+        return Finding::Bad(format!("{dependents}{}", release.way_back()));
     }
     if let Err(error) = remove_webhooks(&client).await {
         return Finding::Unknown(format!("cannot remove the webhook configurations: {error}"));
@@ -220,8 +245,7 @@ impl std::fmt::Display for Dependents {
         }
         write!(
             out,
-            "Then run `helm uninstall` again. To leave those pods as they are: `helm upgrade` with \
-             `--reuse-values --set uninstall.force=true` first."
+            "Then run `helm uninstall` again. To leave those pods as they are: `helm uninstall --no-hooks`."
         )
     }
 }
@@ -302,7 +326,7 @@ mod tests {
             text.contains(r#"patch deployment/daily-report --type=merge -p '{"spec":{"template":{"metadata":{"annotations":{"weir.dev/inject":null}}}}}'"#),
             "{text}"
         );
-        assert!(text.contains("uninstall.force=true"), "{text}");
+        assert!(text.contains("helm uninstall --no-hooks"), "{text}");
         assert_eq!(text.matches("rollout restart").count(), 1, "{text}");
     }
 
