@@ -47,5 +47,12 @@ regress: deps-demo ## PostgreSQL's own regression scripts, direct and through th
 	$(CARGO) build --locked --bin weir-sidecar
 	$(CARGO) run --locked -q -p xtask -- regress
 
+cluster: deps-test ## a Kubernetes node on this machine with Weir and a governed shop, to try by hand (needs root)
+	$(CARGO) build --locked --workspace --bins
+	@tests/cluster/person.sh start target/debug
+
+cluster-stop: ## end what `make cluster` left running, and remove all of it
+	@tests/cluster/person.sh stop
+
 deps-build deps-demo deps-test deps-bench: deps-%:
 	@scripts/install-deps.sh $*

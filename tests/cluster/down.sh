@@ -24,7 +24,7 @@ stop() { # TERM, and KILL after 10 seconds; only a process that works in our fol
 }
 end() { xargs -r kill -KILL 2>/dev/null; }
 stop kubelet; stop proxy; stop scheduler; stop controller-manager
-shims >pids/shims
+mkdir -p pids; shims >pids/shims
 grep -lsE " / / .*[=:]$dir/containerd/" /proc/[0-9]*/mountinfo | cut -d/ -f3 | end
 stop containerd; end <pids/shims; rm -f pids/shims
 stop apiserver; stop etcd

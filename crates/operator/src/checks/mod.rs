@@ -33,6 +33,7 @@ pub enum Check {
         /// Remove them although pods still have a sidecar.
         #[arg(long)]
         force: bool,
+        /// What helm calls it.
         #[command(flatten)]
         release: uninstall::Release,
     },

@@ -21,7 +21,8 @@ fn it_is_guarded_and_can_be_undone(node: &Node) -> Result<()> {
     ensure!(!said.ok, "it was uninstalled under a pod with a sidecar: {told}");
     for wanted in [
         "kubectl -n removal rollout restart statefulset/worker",
-        "uninstall.force=true",
+        "helm uninstall --no-hooks",
+        "helm rollback weir ",
     ] {
         ensure!(told.contains(wanted), "it does not say `{wanted}`: {told}");
     }
@@ -47,7 +48,9 @@ fn it_is_guarded_and_can_be_undone(node: &Node) -> Result<()> {
         .helm(&["uninstall", "weir", "-n", SYSTEM, "--wait", "--timeout", "120s"])?;
     // Nothing of it stands in the way of pods any more.
     let ask = ["python3", "-u", "/app/client.py", "once", "select 1"];
-    shop.apply_client("after", r#"{weir.dev/inject: "true"}"#, "{weir-demo: shop}", &ask)?;
+    let asks = weir::client("after", r#"{weir.dev/inject: "true"}"#, "{weir-demo: shop}", &ask);
+    // The API server forgets admission policies within a second or two.
+    shop.wait_for_apply(&asks)?;
 
     // And it can come back: an API server that saw its policies go must take them again.
     weir.install(&[])?;

@@ -83,6 +83,11 @@ impl<'node> Weir<'node> {
         ])?;
         let mut arguments = vec!["upgrade", "--install", "weir", &chart, "-n", SYSTEM, "--wait"];
         arguments.extend(["--timeout", "180s", "--set", VALUES]);
+        // On a node that was kept, other programs under the same tag must get new pods.
+        let built = std::fs::metadata(test_support::binary("weir-operator")?)?.modified()?;
+        let built = built.duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        let built = format!("operator.podAnnotations.built=b{built},collector.podAnnotations.built=b{built}");
+        arguments.extend(["--set", &built]);
         for value in values {
             arguments.extend(["--set", value]);
         }
@@ -270,7 +275,7 @@ impl Shop<'_> {
             .map(drop)
     }
 
-    /// A pod that asks one statement and ends. `annotations` and `labels` are YAML flow mappings.
+    /// Applies [`client`].
     pub(crate) fn apply_client(
         &self,
         name: &str,
@@ -278,31 +283,7 @@ impl Shop<'_> {
         labels: &str,
         command: &[&str],
     ) -> Result<()> {
-        let command = serde_json::to_string(command)?;
-        self.apply(&format!(
-            r#"
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, labels: {labels}, annotations: {annotations}}}
-spec:
-  restartPolicy: Never
-  terminationGracePeriodSeconds: 5
-  securityContext: {{runAsNonRoot: true, runAsUser: 1000, seccompProfile: {{type: RuntimeDefault}}}}
-  containers:
-  - name: app
-    image: weir.test/python-client:1
-    imagePullPolicy: IfNotPresent
-    command: {command}
-    env:
-    - {{name: PGHOST, value: orders-db}}
-    - {{name: PGUSER, value: anybody}}
-    - {{name: PGDATABASE, value: orders}}
-    securityContext: {{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
-    volumeMounts: [{{name: app, mountPath: /app}}]
-  volumes: [{{name: app, configMap: {{name: client}}}}]
-"#
-        ))
-        .map(drop)
+        self.apply(&client(name, annotations, labels, command)).map(drop)
     }
 
     /// Waits until a condition of a policy is "STATUS REASON".
@@ -375,6 +356,34 @@ spec:
         }
         picture + &self.weir.picture()
     }
+}
+
+/// A pod with the shop's client. `annotations` and `labels` are YAML flow mappings.
+pub(crate) fn client(name: &str, annotations: &str, labels: &str, command: &[&str]) -> String {
+    let command = serde_json::Value::from(command.to_vec());
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {labels}, annotations: {annotations}}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 5
+  securityContext: {{runAsNonRoot: true, runAsUser: 1000, seccompProfile: {{type: RuntimeDefault}}}}
+  containers:
+  - name: app
+    image: weir.test/python-client:1
+    imagePullPolicy: IfNotPresent
+    command: {command}
+    env:
+    - {{name: PGHOST, value: orders-db}}
+    - {{name: PGUSER, value: anybody}}
+    - {{name: PGDATABASE, value: orders}}
+    securityContext: {{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
+    volumeMounts: [{{name: app, mountPath: /app}}]
+  volumes: [{{name: app, configMap: {{name: client}}}}]
+"#
+    )
 }
 
 /// Masked as the shop's policy says, two rows.
