@@ -39,6 +39,12 @@ impl Kubectl {
         &self.kubeconfig
     }
 
+    /// A `PATH` on which kubectl and helm are these.
+    pub fn path(&self) -> String {
+        let path = std::env::var("PATH").unwrap_or_default();
+        format!("{}:{path}", self.bin.display())
+    }
+
     fn program(&self, name: &str) -> PathBuf {
         let own = self.bin.join(name);
         if own.is_file() { own } else { PathBuf::from(name) }

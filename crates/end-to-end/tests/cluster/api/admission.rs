@@ -11,7 +11,7 @@ pub(super) const TESTS: &[(&str, Test)] = &[(
 )];
 
 fn without_operator_only_opted_in_pods_are_refused(release: Release) -> Result<()> {
-    let server = installed(release, &[])?;
+    let server = installed(release)?;
     let said = |metadata: &str, spec: &str| {
         server.kubectl().try_with(
             &["create", "--dry-run=server", "-n", "default", "-f", "-"],

@@ -181,9 +181,9 @@ fn plain_manifests_install_the_same(release: Release) -> Result<()> {
     let manifests = path_of("deploy/install.yaml")?;
     // Once more, and by kustomize, changes nothing: it is how one upgrades.
     for how in [["-f", &manifests], ["-k", &path_of("deploy")?]] {
-        server
-            .kubectl()
-            .run(&[&["apply", "--server-side"], &how[..]].concat())?;
+        let apply = [&["apply", "--server-side"], &how[..]].concat();
+        let said = server.kubectl().try_run(&apply)?;
+        ensure!(said.ok && said.err.is_empty(), "{}", said.err);
     }
     let plain = documents(&std::fs::read_to_string(&manifests)?)?;
     let plain: BTreeSet<String> = names(&plain).into_iter().collect();

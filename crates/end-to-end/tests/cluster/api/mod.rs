@@ -7,6 +7,7 @@ mod chart;
 mod cli;
 mod definitions;
 mod golden;
+mod hooks;
 mod manifests;
 mod monitoring;
 mod secrets;
@@ -14,7 +15,7 @@ mod secrets;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::process::Command;
-use test_support::cluster::{ApiServer, Release};
+use test_support::cluster::{ApiServer, Release, Said};
 use test_support::{Process, Signal, free_port};
 
 /// A test: starts an API server of its own ([`server`]), because definitions and webhooks are seen by the whole of it.
@@ -29,9 +30,10 @@ pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
     ("cli", cli::TESTS),
     ("definitions", definitions::TESTS),
     ("golden", golden::TESTS),
+    ("hooks", hooks::TESTS),
     ("manifests", manifests::TESTS),
-    ("secrets", secrets::TESTS),
     ("monitoring", monitoring::TESTS),
+    ("secrets", secrets::TESTS),
 ];
 
 /// A path in the source tree, for programs that run elsewhere.
@@ -51,30 +53,15 @@ pub(crate) fn server(release: Release) -> Result<ApiServer> {
     Ok(server)
 }
 
-/// A fresh API server with both charts, as `helm install` puts them there. Nothing runs its pods, so hooks and readiness
-/// are not waited for.
-pub(crate) fn installed(release: Release, values: &[&str]) -> Result<ApiServer> {
+/// A fresh API server with both charts, as `helm install` puts them there.
+pub(crate) fn installed(release: Release) -> Result<ApiServer> {
     let server = ApiServer::start(release)?;
-    for (chart, values) in [("weir-crds", &[][..]), ("weir", values)] {
-        let path = path_of(&format!("charts/{chart}"))?;
-        let install = [
-            "install",
-            chart,
-            &path,
-            "--namespace=weir-system",
-            "--create-namespace",
-            "--no-hooks",
-        ];
-        server.kubectl().helm(&[&install[..], values].concat())?;
-    }
+    install(&server, "weir-crds", &[])?;
+    install(&server, "weir", &[])?;
     // Policies are in force a moment after they are stored.
     let fake = "{apiVersion: v1, kind: Pod, metadata: {name: probe}, spec: {containers: [{name: weir-sidecar, image: a}]}}";
     test_support::wait_for("the admission policies to be in force", 30, || {
-        let said = server
-            .kubectl()
-            .try_with(&["create", "--dry-run=server", "-n", "default", "-f", "-"], fake)
-            .ok()?;
-        (!said.ok).then_some(())
+        (!created(&server, fake).ok()?.ok).then_some(())
     })?;
     Ok(server)
 }
@@ -82,26 +69,55 @@ pub(crate) fn installed(release: Release, values: &[&str]) -> Result<ApiServer> 
 /// The same without the webhooks: nobody is asked, and the API server alone decides. The sidecar's image is that of the
 /// golden pods.
 pub(crate) fn backstop(release: Release) -> Result<ApiServer> {
+    let server = ApiServer::start(release)?;
+    install(&server, "weir-crds", &[])?;
+    install_backstop(&server)?;
+    Ok(server)
+}
+
+/// Installs the chart and takes its webhooks away.
+pub(crate) fn install_backstop(server: &ApiServer) -> Result<()> {
     let values = [
         "--set=injection.image=registry.example.com/weir:1.0.0",
         "--set=injection.allowedImages={registry.example.com/weir:0.9.0}",
     ];
-    let server = installed(release, &values)?;
-    let kubectl = server.kubectl();
-    kubectl.run(&["delete", "mutatingwebhookconfiguration", "weir-pods"])?;
-    kubectl.run(&["delete", "validatingwebhookconfiguration", "weir-policies"])?;
-    let opted_in =
-        "{apiVersion: weir.dev/v1alpha1, kind: LineageSink, metadata: {name: a}, spec: {stdout: {}}}";
-    test_support::wait_for("the webhooks to be forgotten", 30, || {
-        let said = kubectl
-            .try_with(
-                &["create", "--dry-run=server", "-n", "default", "-f", "-"],
-                opted_in,
-            )
-            .ok()?;
-        (!said.err.contains("failed calling webhook")).then_some(())
-    })?;
-    Ok(server)
+    install(server, "weir", &values)?;
+    server
+        .kubectl()
+        .run(&["delete", "mutatingwebhookconfiguration", "weir-pods"])?;
+    server
+        .kubectl()
+        .run(&["delete", "validatingwebhookconfiguration", "weir-policies"])?;
+    let sink = "{apiVersion: weir.dev/v1alpha1, kind: LineageSink, metadata: {name: a}, spec: {stdout: {}}}";
+    let opted_in = "{apiVersion: v1, kind: Pod, metadata: {name: probe, annotations: {weir.dev/inject: 'true'}}, \
+                    spec: {containers: [{name: a, image: a}]}}";
+    test_support::wait_for(
+        "the policies to be in force and the webhooks forgotten",
+        30,
+        || {
+            let (sink, pod) = (created(server, sink).ok()?, created(server, opted_in).ok()?);
+            (sink.ok && !pod.ok && !pod.err.contains("failed calling webhook")).then_some(())
+        },
+    )
+}
+
+/// Nothing runs the chart's pods, so hooks and readiness are not waited for.
+fn install(server: &ApiServer, chart: &str, values: &[&str]) -> Result<()> {
+    let path = path_of(&format!("charts/{chart}"))?;
+    let install = [
+        "install",
+        chart,
+        &path,
+        "--namespace=weir-system",
+        "--create-namespace",
+        "--no-hooks",
+    ];
+    server.kubectl().helm(&[&install[..], values].concat()).map(drop)
+}
+
+fn created(server: &ApiServer, object: &str) -> Result<Said> {
+    let create = ["create", "--dry-run=server", "-n", "default", "-f", "-"];
+    server.kubectl().try_with(&create, object)
 }
 
 /// What must be said to objects, gathered so that one run shows every wrong answer.
