@@ -11,6 +11,10 @@ use test_support::cluster::{ApiServer, Kubectl, Release};
 
 pub(super) const TESTS: &[(&str, Test)] = &[
     (
+        "install_check_is_content_with_an_operator",
+        install_check_is_content_with_an_operator,
+    ),
+    (
         "install_check_says_why_the_webhook_does_not_answer",
         install_check_says_why_the_webhook_does_not_answer,
     ),
@@ -48,6 +52,18 @@ fn check(account: &Path, arguments: &[&str]) -> Result<(Option<i32>, String)> {
         .output()?;
     let said = [output.stdout, output.stderr].concat();
     Ok((output.status.code(), String::from_utf8(said)?))
+}
+
+fn install_check_is_content_with_an_operator(release: Release) -> Result<()> {
+    let governed = super::governed(release)?;
+    let account = account(&governed.server, "install-check")?;
+    let look = ["install-check", "--namespace=weir-system", "--timeout-seconds=20"];
+    let (code, said) = check(account.kubeconfig(), &look)?;
+    ensure!(
+        code == Some(0) && said.contains("the API server reaches the webhook"),
+        "{code:?}: {said}"
+    );
+    Ok(())
 }
 
 fn install_check_says_why_the_webhook_does_not_answer(release: Release) -> Result<()> {

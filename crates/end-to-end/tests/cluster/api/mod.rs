@@ -116,7 +116,7 @@ fn install(server: &ApiServer, chart: &str, values: &[&str]) -> Result<()> {
 }
 
 fn created(server: &ApiServer, object: &str) -> Result<Said> {
-    let create = ["create", "--dry-run=server", "-n", "default", "-f", "-"];
+    let create = ["create", "--dry-run=server", "-f", "-"];
     server.kubectl().try_with(&create, object)
 }
 
@@ -198,7 +198,7 @@ pub(crate) struct Governed {
 /// Installs both charts and runs `weir-operator` beside the API server, with the rights of its service account and no
 /// others. The chart's webhooks are as they are, but for the address: nothing runs a Service here.
 pub(crate) fn governed(release: Release) -> Result<Governed> {
-    let server = installed(release, &[])?;
+    let server = installed(release)?;
     let kubectl = server.kubectl();
     let (webhook, grpc, admin) = (free_port()?, free_port()?, free_port()?);
     let base = format!("https://127.0.0.1:{webhook}");
@@ -228,11 +228,19 @@ pub(crate) fn governed(release: Release) -> Result<Governed> {
         ])?;
     }
     let settings = server.folder().join("operator.yaml");
-    std::fs::write(
-        &settings,
-        json!({"webhook": {"url": base}, "ports": {"webhook": webhook, "grpc": grpc, "admin": admin}})
-            .to_string(),
-    )?;
+    let chart = kubectl.run(&[
+        "get",
+        "configmap",
+        "weir-operator",
+        "-n",
+        "weir-system",
+        "-o",
+        "jsonpath={.data.settings\\.yaml}",
+    ])?;
+    let mut own: Value = serde_yaml::from_str(&chart)?;
+    own["webhook"] = json!({"url": base});
+    own["ports"] = json!({"webhook": webhook, "grpc": grpc, "admin": admin});
+    std::fs::write(&settings, own.to_string())?;
     let mut command = Command::new(test_support::binary("weir-operator")?);
     command
         .env(
