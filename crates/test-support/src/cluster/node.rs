@@ -92,55 +92,11 @@ impl Node {
         &self.kubectl
     }
 
-    /// Makes and imports the images of the tests, with our programs as they are built now.
-    ///
-    /// # Errors
-    /// On a cluster that the user chose: images must be in its registry already.
+    /// Makes and imports the images of the tests, with our programs as they are built now. The nodes of a cluster that
+    /// the user chose must have them already (`tests/cluster/images.sh` makes the archives).
     pub fn import_images(&self, programs: &Path) -> Result<()> {
-        let own = self.own()?;
+        let Some(own) = &self.own else { return Ok(()) };
         run(Command::new(script("images.sh")).arg(&own.state).arg(programs))
-    }
-
-    /// Sends a signal to the first process of a container, as the kernel's OOM killer would.
-    ///
-    /// # Errors
-    /// On a cluster that the user chose: its nodes are out of reach.
-    pub fn signal_container(&self, namespace: &str, pod: &str, container: &str, signal: &str) -> Result<()> {
-        let own = self.own()?;
-        let socket = own.state.join("containerd/c.sock");
-        let ctr = |arguments: &[&str]| -> Result<String> {
-            let output = Command::new("ctr")
-                .arg("-a")
-                .arg(&socket)
-                .args(["-n", "k8s.io"])
-                .args(arguments)
-                .output()?;
-            if !output.status.success() {
-                bail!(
-                    "ctr {}: {}",
-                    arguments.join(" "),
-                    String::from_utf8_lossy(&output.stderr)
-                );
-            }
-            Ok(String::from_utf8(output.stdout)?)
-        };
-        let label = |key: &str, value: &str| format!(r#"labels."io.kubernetes.{key}"=={value}"#);
-        let filter = [
-            label("pod.namespace", namespace),
-            label("pod.name", pod),
-            label("container.name", container),
-        ];
-        let listed = ctr(&["containers", "list", "-q", &filter.join(",")])?;
-        let running = ctr(&["tasks", "list"])?;
-        let id = listed
-            .lines()
-            .find(|id| {
-                running
-                    .lines()
-                    .any(|line| line.starts_with(id) && line.contains("RUNNING"))
-            })
-            .with_context(|| format!("no running container {container} of {namespace}/{pod}"))?;
-        ctr(&["tasks", "kill", "--signal", signal, id]).map(drop)
     }
 
     /// Starts again what died.

@@ -1,5 +1,6 @@
 //! Tests on a whole node. They share it and one installation of Weir: each makes a namespace of its own.
 
+mod bypass;
 mod operator_away;
 mod pods;
 mod policy_changes;
@@ -20,6 +21,7 @@ pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
     ("workloads", workloads::TESTS),
     ("policy_changes", policy_changes::TESTS),
     ("record", record::TESTS),
+    ("bypass", bypass::TESTS),
     ("operator_away", operator_away::TESTS),
     ("removal", removal::TESTS),
 ];

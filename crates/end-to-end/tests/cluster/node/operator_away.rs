@@ -26,10 +26,8 @@ fn enforcement_goes_on_through_restarts(node: &Node) -> Result<()> {
     shop.wait_answer("pod/worker-0", "new", seen, 30, masked)?;
 
     // Both containers of the pod begin anew, the sidecar from what it kept.
-    weir.node
-        .signal_container(&shop.namespace, "worker-0", "weir-sidecar", "SIGKILL")?;
-    weir.node
-        .signal_container(&shop.namespace, "worker-0", "app", "SIGKILL")?;
+    weir.signal_container(&shop.namespace, "worker-0", "weir-sidecar", "SIGKILL")?;
+    weir.signal_container(&shop.namespace, "worker-0", "app", "SIGKILL")?;
     let restarts = "jsonpath={.status.initContainerStatuses[0].restartCount} {.status.containerStatuses[0].restartCount}";
     shop.wait(&["get", "pod", "worker-0", "-o", restarts], 60, |out| {
         out == "1 1"

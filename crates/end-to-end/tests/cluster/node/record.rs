@@ -132,8 +132,7 @@ fn a_pod_that_vanishes_leaves_a_signed_gap(node: &Node) -> Result<()> {
     shop.wait_answer("pod/lost", "open", 0, 60, masked)?;
     let uid = shop.run(&["get", "pod", "lost", "-o", "jsonpath={.metadata.uid}"])?;
     // As when its node loses power: the sidecar gets no chance to deliver what it has and to close its chain.
-    weir.node
-        .signal_container(&shop.namespace, "lost", "weir-sidecar", "SIGSTOP")?;
+    weir.signal_container(&shop.namespace, "lost", "weir-sidecar", "SIGSTOP")?;
     shop.run(&["delete", "pod", "lost", "--force", "--grace-period=0"])?;
     let gap = wait_for("a gap in the record", 60, || gap_of(&weir, &uid).ok().flatten())?;
     // It says whose receipts are missing, and the record is otherwise whole.

@@ -160,6 +160,57 @@ impl<'node> Weir<'node> {
             .map(drop)
     }
 
+    /// Sends a signal to the first process of a container, as the kernel does when memory is short: from a privileged
+    /// pod on its node, so that it works in any cluster.
+    pub(crate) fn signal_container(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        signal: &str,
+    ) -> Result<()> {
+        let asked = ["get", "pod", pod, "-n", namespace, "-o", "json"];
+        let asked: Value = serde_json::from_str(&self.kubectl.run(&asked)?)?;
+        let mut statuses = ["initContainerStatuses", "containerStatuses"]
+            .into_iter()
+            .filter_map(|kind| asked["status"][kind].as_array())
+            .flatten();
+        let status = statuses.find(|status| status["name"] == container);
+        let id = status.and_then(|status| status["containerID"].as_str());
+        let (_, id) = id
+            .and_then(|id| id.split_once("://"))
+            .context("a running container")?;
+        let signal = signal.trim_start_matches("SIG");
+        let name = format!("signal-{}-{}", &id[..12], signal.to_lowercase());
+        let script = format!(
+            "import glob, os, signal\n\
+             found = sorted(int(path.split('/')[2]) for path in glob.glob('/proc/[0-9]*/cgroup') if '{id}' in open(path).read())\n\
+             os.kill(found[0], signal.SIG{signal})\n"
+        );
+        let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"hostPID": true, "restartPolicy": "Never", "nodeName": asked["spec"]["nodeName"],
+                "containers": [{"name": "signal", "image": "weir.test/python-client:1",
+                    "command": ["python3", "-c", script], "securityContext": {"privileged": true, "runAsUser": 0}}]}});
+        self.kubectl.apply("kube-system", &pod.to_string())?;
+        let phase = [
+            "get",
+            "pod",
+            &name,
+            "-n",
+            "kube-system",
+            "-o",
+            "jsonpath={.status.phase}",
+        ];
+        let phase = self
+            .kubectl
+            .wait(&phase, 60, |out| out == "Succeeded" || out == "Failed")?;
+        let log = self.kubectl.run(&["logs", &name, "-n", "kube-system"])?;
+        self.kubectl
+            .run(&["delete", "pod", &name, "-n", "kube-system", "--wait=false"])?;
+        ensure!(phase == "Succeeded", "no signal was sent: {log}");
+        Ok(())
+    }
+
     /// Runs `weir` against the collector's record and reads its JSON.
     pub(crate) fn ask_record(&self, arguments: &[&str]) -> Result<Value> {
         let forward = Forward::open(self.kubectl, SYSTEM, "statefulset/weir-collector", 8080)?;
