@@ -185,11 +185,11 @@ impl Operators {
                 };
             }
             operators.extend(ends.operator.map(|end| (format!("operator {name}"), end)));
-            if let Some(collector) = page.collector {
-                if collector.certificate_not_after > 0 {
-                    operators.push(("collector".to_owned(), collector.certificate_not_after));
-                }
-            }
+            operators.extend(
+                page.collector
+                    .filter(|collector| collector.certificate_not_after > 0)
+                    .map(|collector| ("collector".to_owned(), collector.certificate_not_after)),
+            );
             all.pods
                 .extend(page.pods.into_iter().map(|pod| (pod.uid.clone(), pod)));
         }

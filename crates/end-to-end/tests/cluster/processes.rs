@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 use test_support::cluster::{ApiServer, Kubectl};
@@ -12,13 +12,11 @@ use test_support::{Database, Postgres, Process, Signal, binary, free_port, share
 
 /// Of the operator's pod.
 pub(crate) const OPERATOR: &str = "weir-operator-0";
-const SIDECAR: &str = "127.0.0.1";
+/// Where the processes run that the API server need not reach.
+pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// All of it; dropped, it ends.
 pub(crate) struct Processes {
-    pub(crate) operator_admin: String,
-    pub(crate) collector_admin: String,
-    pub(crate) sidecar_admin: String,
     /// Where the application of the pod finds its database.
     pub(crate) captured: u16,
     pub(crate) database: Database<'static>,
@@ -44,7 +42,7 @@ pub(crate) fn own_address() -> Result<IpAddr> {
 pub(crate) const APP: &str = "report-agent";
 
 /// An injected pod as the webhook makes it: its sidecar captures the database by an address.
-pub(crate) fn injected_pod(name: &str, captured: &serde_json::Value) -> String {
+pub(crate) fn injected_pod(name: &str, captured: &serde_json::Value, admin: u16) -> String {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "shop",
@@ -55,7 +53,8 @@ pub(crate) fn injected_pod(name: &str, captured: &serde_json::Value) -> String {
                 "weir.dev/injected": json!({"version": env!("CARGO_PKG_VERSION"), "image": "weir:1"}).to_string(),
             }},
         "spec": {"serviceAccountName": APP,
-            "initContainers": [{"name": "weir-sidecar", "image": "weir:1", "restartPolicy": "Always"}],
+            "initContainers": [{"name": "weir-sidecar", "image": "weir:1", "restartPolicy": "Always",
+                "ports": [{"name": "weir-admin", "containerPort": admin}]}],
             "containers": [{"name": "app", "image": "app"}]},
     })
     .to_string()
@@ -71,15 +70,13 @@ pub(crate) fn plain_pod(name: &str) -> String {
     .to_string()
 }
 
-/// Says what a kubelet would say: it runs, and so does its sidecar.
-pub(crate) fn runs(kubectl: &Kubectl, namespace: &str, pod: &str, address: Option<IpAddr>) -> Result<()> {
-    let mut status = json!({"phase": "Running", "initContainerStatuses": [{
-        "name": "weir-sidecar", "ready": true, "started": true, "restartCount": 0, "image": "weir:1", "imageID": "",
-        "state": {"running": {}},
+/// Says what a kubelet would say: it runs at that address, and so does its sidecar, if it has one.
+pub(crate) fn runs(kubectl: &Kubectl, namespace: &str, pod: &str, address: IpAddr) -> Result<()> {
+    let status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+    "initContainerStatuses": [{
+        "name": "weir-sidecar", "ready": true, "started": true, "restartCount": 0, "image": "weir:1",
+        "imageID": "", "state": {"running": {}},
     }]});
-    if let Some(address) = address {
-        status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]});
-    }
     let patch = json!({"status": status}).to_string();
     kubectl.run(&[
         "patch",
@@ -150,7 +147,7 @@ impl Processes {
         }
         let grpc = free_port()?;
         let ingest = free_port()?;
-        let (operator, operator_admin) = operator(server, address, grpc, ingest)?;
+        let operator = operator(server, address, grpc, ingest)?;
         let operator_grpc = format!("{address}:{grpc}");
         let roots = kubectl.wait(
             &[
@@ -165,7 +162,7 @@ impl Processes {
             40,
             |pem| pem.contains("BEGIN CERTIFICATE"),
         )?;
-        let (collector, collector_admin) = collector(server, &operator_grpc, ingest, &roots)?;
+        let collector = collector(server, &operator_grpc, ingest, &roots)?;
 
         let postgres = shared_postgres()?;
         let database = postgres.database()?;
@@ -185,15 +182,13 @@ impl Processes {
 
         let captured = free_port()?;
         let captures = json!([{
-            "host": "127.0.0.1", "port": postgres.port(), "listen": format!("{SIDECAR}:{captured}"),
+            "host": "127.0.0.1", "port": postgres.port(), "listen": format!("{LOOPBACK}:{captured}"),
         }]);
-        kubectl.apply("shop", &injected_pod("report-1", &captures))?;
-        runs(kubectl, "shop", "report-1", None)?;
-        let (sidecar, sidecar_admin) = sidecar(server, &operator_grpc, &roots, &captures)?;
+        let admin = free_port()?;
+        kubectl.apply("shop", &injected_pod("report-1", &captures, admin))?;
+        runs(kubectl, "shop", "report-1", LOOPBACK)?;
+        let sidecar = sidecar(server, &operator_grpc, &roots, &captures, admin)?;
         Ok(Self {
-            operator_admin,
-            collector_admin,
-            sidecar_admin,
             captured,
             database,
             postgres,
@@ -204,7 +199,13 @@ impl Processes {
     }
 }
 
-fn operator(server: &ApiServer, address: IpAddr, grpc: u16, ingest: u16) -> Result<(Process, String)> {
+/// Labels of the chart's pods.
+fn labels(component: &str) -> serde_json::Value {
+    json!({"app.kubernetes.io/name": "weir", "app.kubernetes.io/instance": "weir",
+        "app.kubernetes.io/component": component})
+}
+
+fn operator(server: &ApiServer, address: IpAddr, grpc: u16, ingest: u16) -> Result<Process> {
     let kubectl = server.kubectl();
     let (webhook, admin) = (free_port()?, free_port()?);
     let settings = server.folder().join("settings.yaml");
@@ -229,31 +230,35 @@ fn operator(server: &ApiServer, address: IpAddr, grpc: u16, ingest: u16) -> Resu
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": OPERATOR,
-            "labels": {"app.kubernetes.io/name": "weir", "app.kubernetes.io/component": "operator"}},
+            "labels": labels("operator")},
         "spec": {"containers": [{"name": "operator", "image": "weir",
             "ports": [{"name": "weir-admin", "containerPort": admin}]}]},
     });
     kubectl.apply("weir-system", &pod.to_string())?;
-    runs(kubectl, "weir-system", OPERATOR, Some(address))?;
+    runs(kubectl, "weir-system", OPERATOR, address)?;
     let admin = format!("{address}:{admin}");
     ready("the operator", &mut process, &admin)?;
-    Ok((process, admin))
+    Ok(process)
 }
 
-fn collector(server: &ApiServer, operator: &str, ingest: u16, roots: &str) -> Result<(Process, String)> {
+fn collector(server: &ApiServer, operator: &str, ingest: u16, roots: &str) -> Result<Process> {
     let kubectl = server.kubectl();
+    let admin = free_port()?;
     let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "weir-collector-0"},
-        "spec": {"serviceAccountName": "weir-collector", "containers": [{"name": "collector", "image": "weir"}]},
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "weir-collector-0", "labels": labels("collector")},
+        "spec": {"serviceAccountName": "weir-collector", "containers": [{"name": "collector", "image": "weir",
+            "ports": [{"name": "weir-admin", "containerPort": admin}]}]},
     });
     kubectl.apply("weir-system", &pod.to_string())?;
+    runs(kubectl, "weir-system", "weir-collector-0", LOOPBACK)?;
     let uid = uid(kubectl, "weir-system", "weir-collector-0")?;
     let token = token(kubectl, "weir-system", "weir-collector", "weir-collector-0", &uid)?;
     let folder = server.folder().join("collector");
     std::fs::create_dir_all(folder.join("identity"))?;
     std::fs::write(folder.join("token"), token)?;
     std::fs::write(folder.join("roots.pem"), roots)?;
-    let admin = format!("127.0.0.1:{}", free_port()?);
+    let admin = format!("127.0.0.1:{admin}");
     let mut command = Command::new(binary("weir-collector")?);
     command
         .env("WEIR_INGEST", format!("127.0.0.1:{ingest}"))
@@ -266,7 +271,7 @@ fn collector(server: &ApiServer, operator: &str, ingest: u16, roots: &str) -> Re
         .env("WEIR_TRUST_BUNDLE_FILE", folder.join("roots.pem"));
     let mut process = Process::start(command, &folder.join("log"), Signal::Kill)?;
     ready("the collector", &mut process, &admin)?;
-    Ok((process, admin))
+    Ok(process)
 }
 
 fn sidecar(
@@ -274,7 +279,8 @@ fn sidecar(
     operator: &str,
     roots: &str,
     captures: &serde_json::Value,
-) -> Result<(Process, String)> {
+    port: u16,
+) -> Result<Process> {
     let kubectl = server.kubectl();
     let uid = uid(kubectl, "shop", "report-1")?;
     let folder = server.folder().join("sidecar");
@@ -283,7 +289,6 @@ fn sidecar(
         folder.join("token"),
         token(kubectl, "shop", APP, "report-1", &uid)?,
     )?;
-    let port = free_port()?;
     let mut command = Command::new(binary("weir-sidecar")?);
     command
         .env("WEIR_OPERATOR", operator)
@@ -292,7 +297,7 @@ fn sidecar(
         .env("WEIR_POD_NAME", "report-1")
         .env("WEIR_POD_NAMESPACE", "shop")
         .env("WEIR_POD_UID", &uid)
-        .env("WEIR_POD_IP", SIDECAR)
+        .env("WEIR_POD_IP", LOOPBACK.to_string())
         .env("WEIR_ADMIN_PORT", port.to_string())
         .env("WEIR_TOKEN_FILE", folder.join("token"))
         .env("WEIR_IDENTITY_DIR", folder.join("identity"))
@@ -301,9 +306,9 @@ fn sidecar(
         .env("WEIR_SECRETS_DIR", folder.join("secrets"))
         .env("WEIR_CA_DIR", folder.join("ca"));
     let mut process = Process::start(command, &folder.join("log"), Signal::Kill)?;
-    let admin = format!("{SIDECAR}:{port}");
+    let admin = format!("{LOOPBACK}:{port}");
     ready("the sidecar", &mut process, &admin)?;
-    Ok((process, admin))
+    Ok(process)
 }
 
 fn ready(what: &str, process: &mut Process, admin: &str) -> Result<()> {

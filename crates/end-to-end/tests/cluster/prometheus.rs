@@ -1,6 +1,7 @@
 //! A real Prometheus that scrapes Weir, and the queries of the dashboard and of the alerts, to be run in it.
 //!
-//! A test says what is scraped ([`Target`]); [`Prometheus::panels`] then runs every query of the dashboard.
+//! It finds its targets as the Prometheus operator would: by the chart's PodMonitors, in the API server. A test says how many
+//! there are ([`Prometheus::start`]); [`Prometheus::panels`] then runs every query of the dashboard.
 
 use crate::api::path_of;
 use crate::processes::http;
@@ -10,22 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use test_support::cluster::Kubectl;
 use test_support::{Process, Signal, free_port, wait_for};
 
 /// Long enough for the counters of a test; queries with `$__rate_interval` look so far back.
 const RATE_INTERVAL: &str = "1m";
-
-/// A page that is scraped, with the labels that a PodMonitor gives.
-pub(crate) struct Target {
-    /// `operator`, `collector`, `sidecar`.
-    pub(crate) job: &'static str,
-    /// `host:port`
-    pub(crate) address: String,
-    /// Of the pod.
-    pub(crate) namespace: String,
-    /// Of the pod.
-    pub(crate) pod: String,
-}
 
 /// One result of a query.
 #[derive(Debug, Clone)]
@@ -58,22 +48,19 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes these, as the chart's PodMonitors say, once a second.
-    pub(crate) fn start(targets: &[Target]) -> Result<Self> {
+    /// Starts one that scrapes, once a second, what the chart's PodMonitors select in this cluster; waits until so many
+    /// targets are up. Pods that are made later are not seen.
+    pub(crate) fn start(kubectl: &Kubectl, targets: usize) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("weir-prometheus-").tempdir()?;
-        let jobs: Vec<Value> = targets
-            .iter()
-            .map(|target| {
-                json!({
-                    "job_name": target.pod,
-                    // A policy's own `namespace` counts, as in the PodMonitor of the operator.
-                    "honor_labels": target.job == "operator",
-                    "honor_timestamps": false,
-                    "static_configs": [{"targets": [target.address],
-                        "labels": {"namespace": target.namespace, "pod": target.pod}}],
-                })
-            })
-            .collect();
+        let mut jobs = Vec::new();
+        for monitor in pod_monitors(kubectl)? {
+            jobs.extend(scrape_configs(&monitor, kubectl)?);
+        }
+        ensure!(
+            jobs.len() == targets,
+            "the PodMonitors select {} pods: {jobs:?}",
+            jobs.len()
+        );
         let config = json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [path_of("charts/weir/alerts/weir.yaml")?],
@@ -97,7 +84,7 @@ impl Prometheus {
             process,
             _folder: folder,
         };
-        let up = format!("count(up == 1) == {}", targets.len());
+        let up = format!("count(up == 1) == {targets}");
         let ready = wait_for("Prometheus to have scraped every target", 40, || {
             if started.process.ended().is_some() {
                 return Some(false);
@@ -205,6 +192,75 @@ impl Prometheus {
         }
         Ok(states)
     }
+}
+
+/// The PodMonitors that the chart makes.
+fn pod_monitors(kubectl: &Kubectl) -> Result<Vec<Value>> {
+    let rendered = kubectl.helm(&[
+        "template",
+        "weir",
+        &path_of("charts/weir")?,
+        "--namespace=weir-system",
+        "--kube-version=1.33.0",
+        "--set=podMonitor.enabled=true",
+        "--show-only=templates/monitoring/podmonitor.yaml",
+    ])?;
+    let monitors = rendered
+        .split("\n---\n")
+        .map(|document| serde_yaml::from_str(document).with_context(|| document.to_owned()))
+        .collect::<Result<Vec<Value>>>()?;
+    Ok(monitors
+        .into_iter()
+        .filter(|it| it["kind"] == "PodMonitor")
+        .collect())
+}
+
+/// What the Prometheus operator makes of a PodMonitor, for the pods that run now. (Debian's Prometheus is built without
+/// discovery in Kubernetes, so the pods are looked up here.)
+fn scrape_configs(monitor: &Value, kubectl: &Kubectl) -> Result<Vec<Value>> {
+    let spec = &monitor["spec"];
+    let labels = spec["selector"]["matchLabels"]
+        .as_object()
+        .context("matchLabels")?
+        .iter()
+        .map(|(name, value)| Ok(format!("{name}={}", value.as_str().context("a text")?)))
+        .collect::<Result<Vec<_>>>()?
+        .join(",");
+    let namespace = match spec["namespaceSelector"]["any"] == true {
+        true => "--all-namespaces".to_owned(),
+        false => format!(
+            "--namespace={}",
+            monitor["metadata"]["namespace"].as_str().context("namespace")?
+        ),
+    };
+    let pods: Value =
+        serde_json::from_str(&kubectl.run(&["get", "pods", &namespace, "-l", &labels, "-o", "json"])?)?;
+    let mut configs = Vec::new();
+    for pod in pods["items"].as_array().context("pods")? {
+        if pod["status"]["phase"] != "Running" {
+            continue;
+        }
+        let lists = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array());
+        for container in lists.into_iter().flatten().flatten() {
+            for port in container["ports"].as_array().into_iter().flatten() {
+                let endpoints = spec["podMetricsEndpoints"].as_array().context("endpoints")?;
+                for endpoint in endpoints.iter().filter(|it| it["port"] == port["name"]) {
+                    let address = pod["status"]["podIP"].as_str().context("podIP")?;
+                    let (namespace, name) = (&pod["metadata"]["namespace"], &pod["metadata"]["name"]);
+                    configs.push(json!({
+                        "job_name": format!("{}/{namespace}/{name}", monitor["metadata"]["name"]),
+                        "honor_labels": endpoint["honorLabels"] == true,
+                        "honor_timestamps": endpoint["honorTimestamps"] != false,
+                        "static_configs": [{
+                            "targets": [format!("{address}:{}", port["containerPort"])],
+                            "labels": {"namespace": namespace, "pod": name, "container": container["name"]},
+                        }],
+                    }));
+                }
+            }
+        }
+    }
+    Ok(configs)
 }
 
 /// The dashboard as it is in the chart.

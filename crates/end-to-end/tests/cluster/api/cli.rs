@@ -201,8 +201,8 @@ fn statuses_are_told_as_they_are_written(release: Release) -> Result<()> {
         "conditions": [condition("Ready", "True", "Enforced", "all 2 pods enforce generation 1")]}),
     )?;
     let captures = json!([{"host": "orders-db.shop.svc", "port": 5432, "listen": "127.0.0.2:5432"}]);
-    kubectl.apply("shop", &processes::injected_pod("report-1", &captures))?;
-    processes::runs(kubectl, "shop", "report-1", None)?;
+    kubectl.apply("shop", &processes::injected_pod("report-1", &captures, 15090))?;
+    processes::runs(kubectl, "shop", "report-1", processes::LOOPBACK)?;
     kubectl.apply("shop", &processes::plain_pod("old-a"))?;
     kubectl.apply(
         "other",
@@ -228,7 +228,7 @@ fn statuses_are_told_as_they_are_written(release: Release) -> Result<()> {
     );
     let heads = [
         "POD",
-        "SIDECAR",
+        "LOOPBACK",
         "READY",
         "RESTARTS",
         "APPLIED",
@@ -381,7 +381,7 @@ fn running_parts_tell_what_they_applied(release: Release) -> Result<()> {
         let told = weir(kubectl, &["status", "-n", "shop"]).ok()?;
         let heads = [
             "POD",
-            "SIDECAR",
+            "LOOPBACK",
             "READY",
             "RESTARTS",
             "APPLIED",

@@ -1,8 +1,8 @@
 //! Dashboard and alerts: their form, and every query in a real Prometheus that scraped the real processes.
 
 use super::{Test, server};
-use crate::processes::{OPERATOR, Processes, plain_pod, runs};
-use crate::prometheus::{self, PanelQuery, Prometheus, Series, Target};
+use crate::processes::{self, Processes, plain_pod, runs};
+use crate::prometheus::{self, PanelQuery, Prometheus, Series};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -159,22 +159,7 @@ fn every_query_shows_what_happened(release: Release) -> Result<()> {
         "weir-system",
         "{apiVersion: weir.dev/v1alpha1, kind: LineageSink, metadata: {name: all}, spec: {stdout: {}}}",
     )?;
-    let target = |job, address: &str, namespace: &str, pod: &str| Target {
-        job,
-        address: address.to_owned(),
-        namespace: namespace.to_owned(),
-        pod: pod.to_owned(),
-    };
-    let prometheus = Prometheus::start(&[
-        target("operator", &weir.operator_admin, "weir-system", OPERATOR),
-        target(
-            "collector",
-            &weir.collector_admin,
-            "weir-system",
-            "weir-collector-0",
-        ),
-        target("sidecar", &weir.sidecar_admin, "shop", "report-1"),
-    ])?;
+    let prometheus = Prometheus::start(kubectl, 3)?;
     kubectl.wait(
         &[
             "get",
@@ -216,7 +201,7 @@ fn every_query_shows_what_happened(release: Release) -> Result<()> {
     // A session that stays, for the panel of sessions; a pod without a sidecar, for those that are not enforced.
     let mut session = open_session(&weir.database.url_through(weir.captured))?;
     kubectl.apply("shop", &plain_pod("forgotten"))?;
-    runs(kubectl, "shop", "forgotten", None)?;
+    runs(kubectl, "shop", "forgotten", processes::LOOPBACK)?;
 
     let queries = prometheus.panels(40, as_it_happened)?;
     ensure!(queries == prometheus::panel_queries()?.len(), "{queries}");
