@@ -517,13 +517,7 @@ impl Checker<'_> {
             crd::TargetSession::Any => TargetSession::Any,
             crd::TargetSession::ReadWrite => TargetSession::ReadWrite,
         };
-        let not_served = if spec.database.target_session != crd::TargetSession::Any {
-            Some("targetSession")
-        } else {
-            None
-        };
         Policy {
-            not_served,
             id,
             file,
             namespace: self.namespace.clone(),

@@ -337,9 +337,6 @@ pub struct GuardrailRules {
 /// One policy, checked.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// A field whose wish no sidecar of this version grants (`targetSession: ReadWrite`). Who
-    /// enforces the policy refuses it by this name; to ignore it would be to say yes and not do it.
-    pub not_served: Option<&'static str>,
     /// `namespace/name`, or `name`.
     pub id: String,
     /// Where it came from.
@@ -579,10 +576,17 @@ impl DatabasePolicy {
         serve.map(|policy| policy.client_tls.clone()).unwrap_or_default()
     }
 
-    /// Which of the host's addresses will do. One policy that says ReadWrite is enough.
-    pub fn target_session(&self) -> TargetSession {
-        let sessions = self.policies.iter().map(|policy| policy.target_session);
-        sessions.max().unwrap_or_default()
+    /// Which of the addresses of this endpoint will do. ReadWrite is meant for a policy's `host`: its `otherEndpoints` may
+    /// be replicas. One policy that says it is enough.
+    pub fn target_session(&self, endpoint: &Endpoint) -> TargetSession {
+        let named = self
+            .policies
+            .iter()
+            .filter(|policy| policy.endpoints.first() == Some(endpoint));
+        named
+            .map(|policy| policy.target_session)
+            .max()
+            .unwrap_or_default()
     }
 
     /// Strictest receipt mode.

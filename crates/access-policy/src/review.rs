@@ -20,9 +20,6 @@ const VALUE_CHARS_MAX: usize = 64;
 /// Most warnings that are told.
 const WARNINGS_MAX: usize = 15;
 
-/// What is said of a field that compiles and that no sidecar of this version serves.
-const NOT_SERVED: &str = "the sidecar of this version does not do that yet; leave the field out";
-
 /// What admission says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Review {
@@ -84,9 +81,6 @@ pub fn review(object: &Value, others: &[&Value]) -> Review {
         .collect();
     let mut findings = Findings::default();
     addresses(&policy, &mut findings);
-    if let Some(field) = policy.not_served {
-        findings.add(&format!("spec.database.{field}"), NOT_SERVED);
-    }
     for other in &same {
         for (field, differ) in manifest::disagreements(&policy, other) {
             if differ {

@@ -144,7 +144,7 @@ pub struct Database {
     #[serde(default)]
     pub capture: Capture,
     /// Which of the host's addresses will do: Any, or ReadWrite for the one that takes writes (a primary behind a
-    /// headless name).
+    /// headless name). `otherEndpoints` are not held to it.
     #[serde(default)]
     pub target_session: TargetSession,
 }

@@ -198,6 +198,7 @@ async fn prepare(
         upstream: &policies.upstream,
         policy: &policies.policy,
         cancels: &shared.cancels,
+        roles: &shared.front.roles,
         client_caps: &shared.login_caps,
         server_caps: &shared.server_caps,
     };

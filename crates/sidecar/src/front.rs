@@ -9,7 +9,7 @@ use crate::databases::{Database, Databases};
 use crate::fatal::{EndKind, Fatal};
 use crate::policies::Policies;
 use crate::policies::stream::too_old;
-use crate::upstream::HostPort;
+use crate::upstream::{HostPort, Roles};
 
 /// Why nothing is served at a front.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Front {
     changing: Mutex<()>,
     /// Databases used.
     pub databases: Databases,
+    /// Which of the server's addresses takes writes.
+    pub roles: Roles,
 }
 
 impl Front {
@@ -64,6 +66,7 @@ impl Front {
             }),
             changing: Mutex::default(),
             databases: Databases::default(),
+            roles: Roles::default(),
         }
     }
 

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use access_policy::DatabasePolicy;
+use access_policy::policy::TargetSession;
 use bytes::{Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{
@@ -23,7 +24,9 @@ use crate::cancels::{CancelKey, CancelTarget, Cancels};
 use crate::fatal::{EndKind, Failure, Fatal};
 use crate::startup::Terms;
 use crate::stream::Leg;
-use crate::upstream::{Connection, Credentials, Login, SharedUpstream, connect};
+use crate::upstream::{
+    Connection, Credentials, Login, Role, Roles, SharedUpstream, connect, connect_to, no_primary,
+};
 
 /// A session at the database, ready and idle.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ pub struct LoginContext<'a> {
     pub policy: &'a DatabasePolicy,
     /// Cancel keys.
     pub cancels: &'a Cancels,
+    /// Where to look for the server that takes writes.
+    pub roles: &'a Roles,
     /// Caps of a client that logs in.
     pub client_caps: &'a Arc<Caps>,
     /// Caps of a server.
@@ -104,21 +109,185 @@ pub async fn log_in(
         .into());
     }
 
+    let names = Names { user, database };
+    match upstream.target {
+        TargetSession::Any => {
+            let connection = connect(upstream).await?;
+            let mut greeting = Greeting::told_at_once();
+            let reached = converse(client, terms, context, &names, connection, &mut greeting).await?;
+            Ok(reached.session)
+        }
+        TargetSession::ReadWrite => at_primary(client, terms, context, &names).await,
+    }
+}
+
+/// Who logs in where.
+struct Names {
+    user: String,
+    database: String,
+}
+
+/// What the client was told of a login that is not over.
+struct Greeting {
+    /// Kept back while the server may turn out to be the wrong one; `None`: nothing is.
+    held: Option<Vec<Bytes>>,
+    /// The client was asked for its password: that cannot be done again.
+    asked: bool,
+    told_version: bool,
+}
+
+impl Greeting {
+    fn told_at_once() -> Self {
+        Self {
+            held: None,
+            asked: false,
+            told_version: false,
+        }
+    }
+
+    fn kept_back() -> Self {
+        Self {
+            held: Some(Vec::new()),
+            ..Self::told_at_once()
+        }
+    }
+
+    /// What is held goes to the client, and all that comes.
+    fn release(&mut self, client: Option<&mut Leg>) {
+        let held = self.held.take().unwrap_or_default();
+        if let Some(client) = client {
+            for message in held {
+                client.send(message);
+            }
+        }
+    }
+}
+
+/// A session, and whether its server follows another one, where that was said.
+struct Reached {
+    session: LoggedIn,
+    standby: Option<bool>,
+}
+
+/// Logs in at the address that takes writes. As long as the client was not asked for its password, a standby is just
+/// passed over. A password cannot be asked for twice (libpq refuses a second SCRAM): then the client hears that it came to a
+/// standby, and its next connection begins elsewhere.
+async fn at_primary(
+    mut client: Option<&mut Leg>,
+    terms: &Terms,
+    context: &LoginContext<'_>,
+    names: &Names,
+) -> Result<LoggedIn, Failure> {
+    let upstream = context.upstream;
+    let mut addresses = upstream.addresses().await?;
+    context.roles.order(&mut addresses);
+    let mut passed = Vec::new();
+    for address in addresses {
+        let mut greeting = Greeting::kept_back();
+        let connection = match connect_to(upstream, address).await {
+            Ok(connection) => connection,
+            Err(fatal) => {
+                passed.push(fatal.message);
+                continue;
+            }
+        };
+        let reached = converse(
+            client.as_deref_mut(),
+            terms,
+            context,
+            names,
+            connection,
+            &mut greeting,
+        )
+        .await;
+        let mut reached = match reached {
+            Ok(reached) => reached,
+            // It starts, stops or broke: not this one, now.
+            Err(Failure::Fatal(fatal))
+                if !greeting.asked && (fatal.sqlstate == "57P03" || fatal.kind == EndKind::DatabaseGone) =>
+            {
+                passed.push(format!("{address}: {}", fatal.message));
+                continue;
+            }
+            Err(failure) => {
+                greeting.release(client);
+                return Err(failure);
+            }
+        };
+        if !reached.is_standby().await? {
+            context.roles.note(address, Role::Primary);
+            greeting.release(client);
+            return Ok(reached.session);
+        }
+        context.roles.note(address, Role::Standby);
+        tracing::debug!(%address, "a standby is passed over");
+        let mut leg = reached.session.leg;
+        leg.send_with(|out| {
+            write::frontend::terminate(out);
+            Ok::<(), std::convert::Infallible>(())
+        })
+        .unwrap_or_else(|never| match never {});
+        // Whatever goes wrong with its end: it is not used.
+        let _ = leg.shutdown().await;
+        if greeting.asked {
+            return Err(Fatal::new(
+                EndKind::Unreachable,
+                "57P03",
+                format!(
+                    "{address} does not take writes, and targetSession is ReadWrite; the next connection begins at \
+                     another address of {}",
+                    upstream.name
+                ),
+            )
+            .hint("connect again; with `credentials` in the policy weir-sidecar finds the right address by itself")
+            .into());
+        }
+        passed.push(format!("{address} is a standby"));
+    }
+    Err(no_primary(upstream, &passed).into())
+}
+
+impl Reached {
+    async fn is_standby(&mut self) -> Result<bool, Failure> {
+        if let Some(standby) = self.standby {
+            return Ok(standby);
+        }
+        // Servers before 14 do not say it by themselves.
+        let sql = "select 'standby', pg_catalog.pg_is_in_recovery()::pg_catalog.text";
+        let session = &mut self.session;
+        let rows = ask(&mut session.leg, &mut session.framer, sql, &mut Vec::new())
+            .await
+            .map_err(|error| login_failed(&error.to_string()))?;
+        Ok(rows.iter().any(|(_, standby)| standby == "true"))
+    }
+}
+
+/// One login over one connection.
+async fn converse(
+    client: Option<&mut Leg>,
+    terms: &Terms,
+    context: &LoginContext<'_>,
+    names: &Names,
+    connection: Connection,
+    greeting: &mut Greeting,
+) -> Result<Reached, Failure> {
+    let upstream = context.upstream;
     let Connection {
         leg,
         address,
         binding,
-    } = connect(upstream).await?;
+    } = connection;
     let mut login = Conversation {
         client,
+        greeting,
         leg,
         framer: Framer::new(Arc::clone(context.server_caps)),
         terms,
         context,
         negotiated: terms.version,
-        told_version: false,
         key: None,
         server_version: None,
+        standby: None,
         target: |process_id, key| CancelTarget {
             upstream: Arc::clone(upstream),
             address,
@@ -128,7 +297,7 @@ pub async fn log_in(
     };
     login
         .leg
-        .send(terms.startup(user.as_bytes(), database.as_bytes())?);
+        .send(terms.startup(names.user.as_bytes(), names.database.as_bytes())?);
     match &upstream.login {
         Login::PassThrough => login.pass_through().await?,
         Login::Own(credentials) => login.with(credentials, binding).await?,
@@ -141,13 +310,16 @@ pub async fn log_in(
         .as_deref()
         .and_then(major_of)
         .ok_or_else(|| login_failed("the server does not say its version"))?;
-    Ok(LoggedIn {
-        leg: login.leg,
-        framer: login.framer,
-        cancel,
-        server_major,
-        user,
-        database,
+    Ok(Reached {
+        standby: login.standby,
+        session: LoggedIn {
+            leg: login.leg,
+            framer: login.framer,
+            cancel,
+            server_major,
+            user: names.user.clone(),
+            database: names.database.clone(),
+        },
     })
 }
 
@@ -155,6 +327,10 @@ pub async fn log_in(
 fn major_of(version: &str) -> Option<u16> {
     let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
+}
+
+fn login_not_now() -> Fatal {
+    Fatal::new(EndKind::Login, "57P03", "it is starting up or shutting down")
 }
 
 fn login_failed(why: &str) -> Fatal {
@@ -167,15 +343,17 @@ fn login_failed(why: &str) -> Fatal {
 
 struct Conversation<'a, 't, T> {
     client: Option<&'a mut Leg>,
+    greeting: &'t mut Greeting,
     leg: Leg,
     framer: Framer,
     terms: &'t Terms,
     context: &'t LoginContext<'t>,
     /// Version that both sides use.
     negotiated: u32,
-    told_version: bool,
     key: Option<CancelKey>,
     server_version: Option<String>,
+    /// What the server says of itself (since version 14).
+    standby: Option<bool>,
     target: T,
 }
 
@@ -193,16 +371,18 @@ enum Answer {
 impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
     /// Queues a message for the client.
     fn tell(&mut self, raw: &Bytes) {
-        if let Some(client) = self.client.as_deref_mut() {
-            client.send(raw.clone());
+        match (&mut self.greeting.held, self.client.as_deref_mut()) {
+            (_, None) => {}
+            (Some(held), Some(_)) => held.push(raw.clone()),
+            (None, Some(client)) => client.send(raw.clone()),
         }
     }
 
     fn tell_with(&mut self, write: impl FnOnce(&mut BytesMut) -> Result<(), WireError>) -> Result<(), Fatal> {
-        match self.client.as_deref_mut() {
-            Some(client) => client.send_with(write).map_err(|error| Fatal::protocol(&error)),
-            None => Ok(()),
-        }
+        let mut out = BytesMut::new();
+        write(&mut out).map_err(|error| Fatal::protocol(&error))?;
+        self.tell(&out.freeze());
+        Ok(())
     }
 
     /// One of both sides uses TLS that the other does not see.
@@ -239,8 +419,12 @@ impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
                 self.negotiated = if offer.minor() >= 2 { offered } else { VERSION_3_0 };
             }
             BackendMessage::ParameterStatus { name, value } => {
-                if name == b"server_version" {
-                    self.server_version = Some(String::from_utf8_lossy(value).into_owned());
+                match name {
+                    b"server_version" => {
+                        self.server_version = Some(String::from_utf8_lossy(value).into_owned());
+                    }
+                    b"in_hot_standby" => self.standby = Some(value == b"on"),
+                    _ => {}
                 }
                 self.tell(&message.raw);
             }
@@ -268,6 +452,11 @@ impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
 
     fn server_refused(&mut self, message: &Message, fields: &Fields<'_>) -> Failure {
         match &self.context.upstream.login {
+            Login::PassThrough
+                if self.greeting.held.is_some() && fields.sqlstate() == Some(b"57P03".as_slice()) =>
+            {
+                login_not_now().into()
+            }
             Login::PassThrough => {
                 // The client's own login: it gets the server's own words.
                 self.tell(&message.raw);
@@ -307,10 +496,10 @@ impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
 
     /// Tells the client the version, once, where it is not what the client asked for.
     fn tell_version(&mut self) -> Result<(), Fatal> {
-        if self.told_version {
+        if self.greeting.told_version {
             return Ok(());
         }
-        self.told_version = true;
+        self.greeting.told_version = true;
         if self.negotiated == self.terms.asked && self.terms.unknown.is_empty() {
             return Ok(());
         }
@@ -334,6 +523,10 @@ impl<T: Fn(u32, Bytes) -> CancelTarget> Conversation<'_, '_, T> {
         let mut authenticated = false;
         loop {
             self.leg.flush().await.map_err(|_| Fatal::database_gone())?;
+            if answer != Answer::Nothing {
+                self.greeting.asked = true;
+                self.greeting.release(self.client.as_deref_mut());
+            }
             let Some(client) = self.client.as_deref_mut() else {
                 return Err(login_failed("nobody can answer for the client").into());
             };

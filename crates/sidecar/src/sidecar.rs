@@ -160,6 +160,7 @@ impl Shared {
             upstream: &policies.upstream,
             policy: &policies.policy,
             cancels: &self.cancels,
+            roles: &self.front.roles,
             client_caps: &self.login_caps,
             server_caps: &self.server_caps,
         };

@@ -1,9 +1,11 @@
 //! Towards the database: addresses, TLS, first packets.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use access_policy::policy::TargetSession;
 use bytes::BytesMut;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
@@ -20,6 +22,9 @@ use crate::tls;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// TLS has this long.
 const TLS_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Addresses whose role is remembered.
+const ROLES_MAX: usize = 256;
 
 /// A host and port to dial.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -162,6 +167,58 @@ pub struct Upstream {
     pub tls: UpstreamTls,
     /// Login.
     pub login: Login,
+    /// Which of its addresses will do.
+    pub target: TargetSession,
+}
+
+impl Upstream {
+    /// Addresses of its name, now.
+    ///
+    /// # Errors
+    /// A [`Fatal`] that says what the resolver said.
+    pub async fn addresses(&self) -> Result<Vec<SocketAddr>, Fatal> {
+        tokio::time::timeout(CONNECT_TIMEOUT, self.resolve.addresses(&self.dial))
+            .await
+            .unwrap_or_else(|_| Err("no answer".to_owned()))
+            .map_err(|error| unreachable(self, &format!("its name cannot be resolved: {error}")))
+    }
+}
+
+/// What a server does at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It takes writes.
+    Primary,
+    /// It follows another one.
+    Standby,
+}
+
+/// What the last sessions found at the addresses of a name. It only says where to begin: each login looks again.
+#[derive(Debug, Default)]
+pub struct Roles {
+    known: Mutex<HashMap<SocketAddr, (Role, Instant)>>,
+}
+
+impl Roles {
+    /// Remembers.
+    pub fn note(&self, address: SocketAddr, role: Role) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= ROLES_MAX && !known.contains_key(&address) {
+            known.clear();
+        }
+        known.insert(address, (role, Instant::now()));
+    }
+
+    /// The primary first, then what is not known, then standbys: the one that was asked longest ago may be the primary
+    /// by now.
+    pub fn order(&self, addresses: &mut [SocketAddr]) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.sort_by_key(|address| match known.get(address) {
+            Some((Role::Primary, _)) => (0, None),
+            None => (1, None),
+            Some((Role::Standby, at)) => (2, Some(*at)),
+        });
+    }
 }
 
 /// A fresh connection.
@@ -180,10 +237,7 @@ pub struct Connection {
 /// # Errors
 /// A [`Fatal`] that says what the database's side did.
 pub async fn connect(upstream: &Upstream) -> Result<Connection, Fatal> {
-    let addresses = tokio::time::timeout(CONNECT_TIMEOUT, upstream.resolve.addresses(&upstream.dial))
-        .await
-        .unwrap_or_else(|_| Err("no answer".to_owned()))
-        .map_err(|error| unreachable(upstream, &format!("its name cannot be resolved: {error}")))?;
+    let addresses = upstream.addresses().await?;
     let mut last = "its name has no address".to_owned();
     for address in addresses {
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
@@ -271,6 +325,22 @@ async fn secure(upstream: &Upstream, socket: TcpStream, address: SocketAddr) -> 
     }
 }
 
+/// None of a name's addresses takes writes; why not, each.
+pub fn no_primary(upstream: &Upstream, passed: &[String]) -> Fatal {
+    let passed = match passed {
+        [] => "its name has no address".to_owned(),
+        passed => passed.join("; "),
+    };
+    Fatal::new(
+        EndKind::Unreachable,
+        "08001",
+        format!(
+            "no address of the database {} takes writes: {passed}",
+            upstream.name
+        ),
+    )
+}
+
 fn unreachable(upstream: &Upstream, why: &str) -> Fatal {
     Fatal::new(
         EndKind::Unreachable,
@@ -289,3 +359,33 @@ fn tls_failed(upstream: &Upstream, why: &str) -> Fatal {
 
 /// For the databases of one process.
 pub type SharedUpstream = Arc<Upstream>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_primary_is_tried_first_and_the_standby_asked_longest_ago_before_the_others() {
+        let address = |last: u8| SocketAddr::new(IpAddr::from([10, 0, 0, last]), 5432);
+        let roles = Roles::default();
+        let ordered = |roles: &Roles| {
+            let mut all: Vec<SocketAddr> = (1..=4).map(address).collect();
+            roles.order(&mut all);
+            all
+        };
+        assert_eq!(ordered(&roles), [1, 2, 3, 4].map(address));
+        roles.note(address(1), Role::Standby);
+        roles.note(address(2), Role::Standby);
+        roles.note(address(4), Role::Primary);
+        assert_eq!(ordered(&roles), [4, 3, 1, 2].map(address));
+        // It was demoted.
+        roles.note(address(4), Role::Standby);
+        roles.note(address(1), Role::Standby);
+        let order: Vec<SocketAddr> = ordered(&roles);
+        assert_eq!((order[0], order[1]), (address(3), address(2)));
+        for index in 0..10_000_u16 {
+            roles.note(SocketAddr::new(IpAddr::from([10, 0, 0, 1]), index), Role::Standby);
+        }
+        assert!(roles.known.lock().unwrap().len() <= ROLES_MAX);
+    }
+}

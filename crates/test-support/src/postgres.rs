@@ -183,6 +183,50 @@ impl Postgres {
         bail!("PostgreSQL does not start: {last}")
     }
 
+    /// A standby of this server (hot, streaming), on the same port of another loopback address, such as `::1`.
+    pub fn standby(&self, listen: &str) -> Result<Self> {
+        let bin = postgres_bin()?;
+        let owner = server_owner()?;
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let top = folder.path();
+        std::fs::set_permissions(top, std::fs::Permissions::from_mode(0o755))?;
+        std::fs::write(top.join("owner.pid"), std::process::id().to_string())?;
+        let (data, socket) = (top.join("data"), top.join("socket"));
+        std::fs::create_dir(&socket)?;
+        if let Some((uid, gid)) = owner {
+            for path in [top, &socket] {
+                chown(path, Some(uid), Some(gid))?;
+            }
+        }
+        let mut copy = as_owner(&bin.join("pg_basebackup"), owner);
+        copy.args([
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
+            "--username=postgres",
+        ])
+        .arg(format!("--host={}", self.folder.path().join("socket").display()))
+        .arg(format!("--port={}", self.port))
+        .arg("--pgdata")
+        .arg(&data);
+        run(copy).context("pg_basebackup failed")?;
+        let path = data.join("postgresql.conf");
+        let mut settings = std::fs::read_to_string(&path)?;
+        settings.push_str(&format!(
+            "listen_addresses = '{listen}'\nunix_socket_directories = '{}'\n",
+            socket.display()
+        ));
+        std::fs::write(path, settings)?;
+        let process = start_on(&bin, owner, top, self.port)?;
+        Ok(Self {
+            process,
+            folder,
+            port: self.port,
+            certificates: self.certificates.clone(),
+            next: AtomicU32::new(1),
+        })
+    }
+
     /// The loopback port.
     pub fn port(&self) -> u16 {
         self.port

@@ -1,6 +1,6 @@
 //! Manifests, right and wrong, through `compile`.
 
-use crate::policy::{Effect, MaskSpec, SubjectPattern};
+use crate::policy::{Effect, MaskSpec, SubjectPattern, TargetSession};
 use crate::{Endpoint, Manifest, NoSecrets, PolicySet, Problem, SecretKey, compile};
 
 /// A policy with these lines in its spec, in place of or beside the usual ones.
@@ -584,18 +584,19 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("receipts: Durable", "spec.receipts", "must be a map"),
 ];
 
-/// They compile, and whoever enforces them hears what it must refuse.
 #[test]
-fn what_no_sidecar_serves_is_said_by_the_policy() {
-    for (database, field) in [
-        ("clientTLS: {mode: Plain}, targetSession: Any", None),
-        ("tls: {mode: Disable}, clientTLS: {mode: Serve}", None),
-        ("targetSession: ReadWrite", Some("targetSession")),
-    ] {
-        let text = manifest(&format!("database: {{engine: PostgreSQL, host: a, {database}}}"));
-        let set = compile_one(&text).unwrap();
-        let said: Vec<_> = set.policies().map(|policy| policy.not_served).collect();
-        assert_eq!(said, [field], "{database}");
+fn a_session_that_writes_is_wanted_at_the_host_and_not_at_its_replicas() {
+    let text = manifest(
+        "database: {engine: PostgreSQL, host: a, otherEndpoints: [{host: a-ro, port: 5432}], targetSession: ReadWrite}",
+    );
+    let set = compile_one(&text).unwrap();
+    for (host, target) in [("a", TargetSession::ReadWrite), ("a-ro", TargetSession::Any)] {
+        let endpoint = Endpoint::new(host, 5432).unwrap();
+        assert_eq!(
+            set.for_database(&endpoint).target_session(&endpoint),
+            target,
+            "{host}"
+        );
     }
 }
 

@@ -11,8 +11,7 @@ use service_runtime::drain::{Drain, Stage};
 use tokio::sync::watch;
 
 use super::{
-    LoadStatus, Loaded, Policies, SecretFiles, Seen, Ways, digests, entries, for_endpoint, not_served,
-    note_files, states,
+    LoadStatus, Loaded, Policies, SecretFiles, Seen, Ways, digests, entries, for_endpoint, note_files, states,
 };
 use crate::config::FolderRole;
 use crate::front::{Front, InForce};
@@ -198,13 +197,6 @@ fn compile(folder: &Path) -> Result<Compiled, Vec<String>> {
     }
     let set = access_policy::compile(&manifests)
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    let problems: Vec<String> = set
-        .policies()
-        .filter_map(|policy| Some(format!("{}: {}", policy.file, not_served(policy)?)))
-        .collect();
-    if !problems.is_empty() {
-        return Err(problems);
-    }
     Ok(Compiled {
         digests: digests(&manifests),
         set,
@@ -239,27 +231,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_that_asks_for_what_is_not_served_does_not_load() {
-        for (wish, field) in [
-            // Nobody here makes a certificate.
-            ("tls: {mode: Disable}, clientTLS: {mode: Serve}", "clientTLS"),
-            ("targetSession: ReadWrite", "targetSession"),
-        ] {
-            let folder = tempfile::tempdir().unwrap();
-            let text = format!(
-                "apiVersion: weir.dev/v1alpha1\nkind: DatabaseAccessPolicy\nmetadata: {{name: orders}}\n\
-                 spec:\n  podSelector: {{}}\n  database: {{engine: PostgreSQL, host: db, {wish}}}\n"
-            );
-            std::fs::write(folder.path().join("orders.yaml"), text).unwrap();
-            let role = FolderRole {
-                listen: "127.0.0.1:1".parse().unwrap(),
-                upstream: None,
-                upstream_address: None,
-                policy_dir: folder.path().to_owned(),
-            };
-            let problems = PolicyFolder::load(role, None, false).unwrap_err();
-            let named = |problem: &String| problem.contains(field);
-            assert!(problems.len() == 1 && problems.iter().all(named), "{problems:?}");
-        }
+    fn a_policy_that_asks_for_a_certificate_that_nobody_makes_does_not_load() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "apiVersion: weir.dev/v1alpha1\nkind: DatabaseAccessPolicy\nmetadata: {name: orders}\n\
+                    spec:\n  podSelector: {}\n  database: {engine: PostgreSQL, host: db, \
+                    tls: {mode: Disable}, clientTLS: {mode: Serve}}\n";
+        std::fs::write(folder.path().join("orders.yaml"), text).unwrap();
+        let role = FolderRole {
+            listen: "127.0.0.1:1".parse().unwrap(),
+            upstream: None,
+            upstream_address: None,
+            policy_dir: folder.path().to_owned(),
+        };
+        let problems = PolicyFolder::load(role, None, false).unwrap_err();
+        let named =
+            |problem: &String| problem.contains("clientTLS") && problem.contains("certificateSecretRef");
+        assert!(problems.len() == 1 && problems.iter().all(named), "{problems:?}");
     }
 }

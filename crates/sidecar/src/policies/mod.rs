@@ -221,6 +221,7 @@ fn for_endpoint(
             ways.listen
         )]);
     }
+    let target = policy.target_session(endpoint);
     let name = HostPort {
         host: endpoint.host.clone(),
         port: endpoint.port,
@@ -234,6 +235,7 @@ fn for_endpoint(
             resolve: ways.resolve,
             tls,
             login,
+            target,
         }),
         client_tls,
     }))
@@ -245,14 +247,6 @@ fn digests(manifests: &[Manifest]) -> BTreeMap<String, Digest> {
         .iter()
         .map(|manifest| (manifest.name.clone(), Digest::of(&[manifest.text.as_bytes()])))
         .collect()
-}
-
-/// Why a policy cannot be enforced as it is written, though it compiles.
-fn not_served(policy: &Policy) -> Option<String> {
-    let field = policy.not_served?;
-    Some(format!(
-        "spec.database.{field}: this weir-sidecar does not do that yet; leave the field out"
-    ))
 }
 
 /// Policies with the digests of their texts, by the names the texts came under.

@@ -13,9 +13,7 @@ use prost::Message as _;
 use receipts::Digest;
 use tokio::sync::watch;
 
-use super::{
-    LoadStatus, Loaded, SecretFiles, Seen, Ways, digests, for_endpoint, not_served, secrets_of, states,
-};
+use super::{LoadStatus, Loaded, SecretFiles, Seen, Ways, digests, for_endpoint, secrets_of, states};
 use crate::fatal::{EndKind, Fatal};
 use crate::front::{Closed, Front, InForce};
 use crate::upstream::Resolve;
@@ -236,15 +234,7 @@ impl StreamedPolicies {
                 resolve: Resolve::WithoutHostsFile,
                 capture_ca: true,
             };
-            let problem = taken
-                .set
-                .policies()
-                .filter(|policy| policy.endpoints.contains(&front.endpoint))
-                .find_map(not_served);
-            let usable = match problem {
-                Some(problem) => Err(vec![problem]),
-                None => for_endpoint(&taken.set, &front.endpoint, &ways, generation),
-            };
+            let usable = for_endpoint(&taken.set, &front.endpoint, &ways, generation);
             let in_force = match usable {
                 Ok(Some(policies)) => InForce::Policies(Arc::new(policies)),
                 Ok(None) => InForce::Closed {
@@ -398,9 +388,6 @@ fn problems_of(set: &PolicySet, captured: &BTreeSet<&Endpoint>, secrets: &Secret
                     missing.join(", ")
                 );
                 return Some(problem("NotCaptured", message));
-            }
-            if let Some(message) = not_served(policy) {
-                return Some(problem("Invalid", message));
             }
             let missing = secrets_of(policy)
                 .into_iter()

@@ -18,7 +18,7 @@ use control_api::signed::sign;
 use control_api::tls::{Alpn, ClientAuth, ConnectedPeer, incoming, server_config};
 use serde_json::json;
 use test_support::authority::{Authority, Signer};
-use test_support::{Postgres, PostgresOptions, Process, Signal, binary, free_port, wait_for};
+use test_support::{Auth, Postgres, PostgresOptions, Process, Signal, binary, free_port, wait_for};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -536,22 +536,15 @@ fn an_endpoint_without_a_usable_policy_is_closed() {
     pod.ready(&mut sidecar);
     let error = pod.error("select 1");
     assert!(error.contains("WEIR-092"), "{error}");
-    for (field, database) in [
-        ("targetSession", json!({"targetSession": "ReadWrite"})),
-        (
-            "missing",
-            json!({"credentials": {"secretRef": {"name": "missing"}, "transport": "Plaintext"}}),
-        ),
-    ] {
-        let answer = pod.say(vec![policy("orders", 1, database, open())]);
-        let sidecar_message::Message::Ack(ack) = &answer else {
-            panic!("{answer:?}");
-        };
-        assert_eq!(ack.problems.len(), 1, "{ack:?}");
-        assert!(ack.problems[0].message.contains(field), "{ack:?}");
-        let error = pod.error("select 1");
-        assert!(error.contains("WEIR-095") && error.contains(field), "{error}");
-    }
+    let missing = json!({"credentials": {"secretRef": {"name": "missing"}, "transport": "Plaintext"}});
+    let answer = pod.say(vec![policy("orders", 1, missing, open())]);
+    let sidecar_message::Message::Ack(ack) = &answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(ack.problems.len(), 1, "{ack:?}");
+    assert!(ack.problems[0].message.contains("missing"), "{ack:?}");
+    let error = pod.error("select 1");
+    assert!(error.contains("WEIR-095") && error.contains("missing"), "{error}");
     // A policy that names more than the pod captured holds where it can, and says what is missing.
     let more = json!({"otherEndpoints": [{"host": "orders-ro.shop.svc", "port": 5432}]});
     let answer = pod.say(vec![policy("orders", 2, more, open())]);
@@ -760,4 +753,121 @@ fn an_application_that_insists_on_tls_finds_it_in_the_pod() {
     let mut sidecar = pod.sidecar_with(captured);
     pod.ready(&mut sidecar);
     assert_eq!(ask("localhost", &verified), inside, "{}", sidecar.log());
+}
+
+#[test]
+fn the_server_that_takes_writes_is_found_and_followed() {
+    let first = Postgres::start(&PostgresOptions {
+        auth: Auth::Scram,
+        ..PostgresOptions::default()
+    })
+    .unwrap();
+    let port = first.port();
+    first.psql("postgres", "create table written(a int)").unwrap();
+    let second = first.standby("::1").unwrap();
+    let database = |login: bool, target: &str| {
+        let mut database = json!({"host": "localhost", "port": port, "targetSession": target});
+        if login {
+            database["credentials"] = json!({"secretRef": {"name": "login"}, "transport": "Plaintext"});
+        }
+        database
+    };
+    let rules = json!({"defaultAction": "Allow"});
+    let pod = Pod::new(
+        vec![policy("orders", 1, database(true, "ReadWrite"), rules.clone())],
+        3600,
+    );
+    let secrets = pod.folder.path().join("secrets/login");
+    std::fs::create_dir_all(&secrets).unwrap();
+    std::fs::write(secrets.join("username"), "postgres").unwrap();
+    std::fs::write(secrets.join("password"), Postgres::PASSWORD).unwrap();
+    let _operator = pod.operator();
+    let begin = || {
+        let mut process = pod.sidecar_with(json!([{
+            "host": "localhost", "port": port, "listen": format!("{LISTEN}:{}", pod.port),
+        }]));
+        pod.ready(&mut process);
+        process
+    };
+    let write = || {
+        let place = format!(
+            "host={LISTEN} user=postgres dbname=postgres password={}",
+            Postgres::PASSWORD
+        );
+        let output = psql(pod.port, &place, "insert into written values (1)");
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    };
+    let count = |server: &Postgres| server.psql("postgres", "select count(*) from written").unwrap();
+    let mut sidecar = begin();
+    for _ in 0..3 {
+        assert_eq!(write(), Ok(()), "{}", sidecar.log());
+    }
+    assert_eq!(count(&first), "3");
+
+    // No server takes writes: why not is said of each address, and the standby is not used in its place.
+    drop(first);
+    let error = write().unwrap_err();
+    assert!(
+        error.contains("takes writes") && error.contains("127.0.0.1") && error.contains("is a standby"),
+        "{error}"
+    );
+    // The next connection follows the failover.
+    second.psql("postgres", "select pg_promote()").unwrap();
+    assert_eq!(write(), Ok(()), "{}", sidecar.log());
+    assert_eq!(count(&second), "4");
+
+    // The other way round, and a sidecar that knows nothing yet: one of both ways meets a standby first.
+    let first = second.standby("127.0.0.1").unwrap();
+    assert_eq!(write(), Ok(()));
+    sidecar.stop(Signal::Kill, 20).unwrap();
+    let mut sidecar = begin();
+    for _ in 0..3 {
+        assert_eq!(write(), Ok(()), "{}", sidecar.log());
+    }
+    assert_eq!(count(&second), "8");
+
+    // The application's own password cannot be asked for twice: who came to a standby is told so, and comes to the right
+    // address with the next connection.
+    pod.say(vec![policy(
+        "orders",
+        2,
+        database(false, "ReadWrite"),
+        rules.clone(),
+    )]);
+    sidecar.stop(Signal::Kill, 20).unwrap();
+    let mut sidecar = begin();
+    if let Err(error) = write() {
+        assert!(error.contains("does not take writes"), "{error}");
+    }
+    for _ in 0..3 {
+        assert_eq!(write(), Ok(()), "{}", sidecar.log());
+    }
+    let written: u64 = count(&second).parse().unwrap();
+    assert!((11..=12).contains(&written), "{written}");
+    // Nothing is asked of the client where the server trusts it: a standby is passed over without its knowing.
+    for server in [&first, &second] {
+        let path = server.folder().join("data/pg_hba.conf");
+        let rules = std::fs::read_to_string(&path)
+            .unwrap()
+            .replace("scram-sha-256", "trust");
+        std::fs::write(path, rules).unwrap();
+        server.psql("postgres", "select pg_reload_conf()").unwrap();
+        wait_for("the new rules", 20, || {
+            let sql = "select count(*) from pg_hba_file_rules where auth_method <> 'trust'";
+            (server.psql("postgres", sql).unwrap() == "0").then_some(())
+        })
+        .unwrap();
+    }
+    sidecar.stop(Signal::Kill, 20).unwrap();
+    let sidecar = begin();
+    assert_eq!(write(), Ok(()), "{}", sidecar.log());
+
+    // A wrong password is the end, whoever is asked.
+    let place = format!("host={LISTEN} user=nobody_here dbname=postgres");
+    let output = psql(pod.port, &place, "select 1");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("role \"nobody_here\" does not exist"), "{error}");
 }
