@@ -10,6 +10,7 @@ mod golden;
 mod hooks;
 mod manifests;
 mod monitoring;
+mod pods;
 mod secrets;
 
 use anyhow::{Context, Result, ensure};
@@ -33,6 +34,7 @@ pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
     ("hooks", hooks::TESTS),
     ("manifests", manifests::TESTS),
     ("monitoring", monitoring::TESTS),
+    ("pods", pods::TESTS),
     ("secrets", secrets::TESTS),
 ];
 
@@ -53,11 +55,14 @@ pub(crate) fn server(release: Release) -> Result<ApiServer> {
     Ok(server)
 }
 
-/// A fresh API server with both charts, as `helm install` puts them there.
+/// The sidecar's image of the golden pods.
+const IMAGE: &str = "--set=injection.image=registry.example.com/weir:1.0.0";
+
+/// A fresh API server with both charts, as `helm install` puts them there, and with the image of the golden pods.
 pub(crate) fn installed(release: Release) -> Result<ApiServer> {
     let server = ApiServer::start(release)?;
     install(&server, "weir-crds", &[])?;
-    install(&server, "weir", &[])?;
+    install(&server, "weir", &[IMAGE])?;
     // Policies are in force a moment after they are stored.
     let fake = "{apiVersion: v1, kind: Pod, metadata: {name: probe}, spec: {containers: [{name: weir-sidecar, image: a}]}}";
     test_support::wait_for("the admission policies to be in force", 30, || {
@@ -66,8 +71,7 @@ pub(crate) fn installed(release: Release) -> Result<ApiServer> {
     Ok(server)
 }
 
-/// The same without the webhooks: nobody is asked, and the API server alone decides. The sidecar's image is that of the
-/// golden pods.
+/// The same without the webhooks: nobody is asked, and the API server alone decides.
 pub(crate) fn backstop(release: Release) -> Result<ApiServer> {
     let server = ApiServer::start(release)?;
     install(&server, "weir-crds", &[])?;
@@ -77,11 +81,14 @@ pub(crate) fn backstop(release: Release) -> Result<ApiServer> {
 
 /// Installs the chart and takes its webhooks away.
 pub(crate) fn install_backstop(server: &ApiServer) -> Result<()> {
-    let values = [
-        "--set=injection.image=registry.example.com/weir:1.0.0",
-        "--set=injection.allowedImages={registry.example.com/weir:0.9.0}",
-    ];
-    install(server, "weir", &values)?;
+    install(
+        server,
+        "weir",
+        &[
+            IMAGE,
+            "--set=injection.allowedImages={registry.example.com/weir:0.9.0}",
+        ],
+    )?;
     server
         .kubectl()
         .run(&["delete", "mutatingwebhookconfiguration", "weir-pods"])?;
@@ -196,7 +203,7 @@ pub(crate) struct Governed {
 }
 
 /// Installs both charts and runs `weir-operator` beside the API server, with the rights of its service account and no
-/// others. The chart's webhooks are as they are, but for the address: nothing runs a Service here.
+/// others. The chart's webhooks and settings are as they are, but for the addresses: nothing runs a Service here.
 pub(crate) fn governed(release: Release) -> Result<Governed> {
     let server = installed(release)?;
     let kubectl = server.kubectl();
@@ -227,20 +234,21 @@ pub(crate) fn governed(release: Release) -> Result<Governed> {
             &Value::from(patch).to_string(),
         ])?;
     }
-    let settings = server.folder().join("operator.yaml");
-    let chart = kubectl.run(&[
+    let chart = "jsonpath={.data.settings\\.yaml}";
+    let settings = kubectl.run(&[
         "get",
         "configmap",
         "weir-operator",
         "-n",
         "weir-system",
         "-o",
-        "jsonpath={.data.settings\\.yaml}",
+        chart,
     ])?;
-    let mut own: Value = serde_yaml::from_str(&chart)?;
-    own["webhook"] = json!({"url": base});
-    own["ports"] = json!({"webhook": webhook, "grpc": grpc, "admin": admin});
-    std::fs::write(&settings, own.to_string())?;
+    let mut settings: Value = serde_yaml::from_str(&settings)?;
+    settings["webhook"] = json!({"url": base});
+    settings["ports"] = json!({"webhook": webhook, "grpc": grpc, "admin": admin});
+    let path = server.folder().join("operator.yaml");
+    std::fs::write(&path, settings.to_string())?;
     let mut command = Command::new(test_support::binary("weir-operator")?);
     command
         .env(
@@ -249,7 +257,7 @@ pub(crate) fn governed(release: Release) -> Result<Governed> {
         )
         .env("WEIR_POD_NAME", "operator-1")
         .env("WEIR_POD_IP", "127.0.0.1")
-        .env("WEIR_SETTINGS", &settings);
+        .env("WEIR_SETTINGS", &path);
     let mut operator = Process::start(command, &server.folder().join("operator.log"), Signal::Term)?;
     // It answers, and the API server knows and trusts it, once a policy is refused in the webhook's words.
     let probe = "{apiVersion: weir.dev/v1alpha1, kind: DatabaseAccessPolicy, metadata: {name: probe}, \
