@@ -8,24 +8,31 @@ use test_support::{shared_postgres, shop, workspace_root};
 use super::world::{World, read_catalog};
 use crate::{Endpoint, Manifest, NoSecrets, PolicySet, Subject, bind, compile};
 
-fn examples() -> PolicySet {
-    let folder = workspace_root().join("deploy/examples/policies");
+fn manifests(folder: &str) -> Vec<Manifest> {
     let mut manifests = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in std::fs::read_dir(workspace_root().join("deploy/examples").join(folder)).unwrap() {
         let path = entry.unwrap().path();
         manifests.push(Manifest {
             name: path.display().to_string(),
             text: std::fs::read_to_string(&path).unwrap(),
         });
     }
-    compile(&manifests).unwrap_or_else(|problems| panic!("{problems:#?}"))
+    manifests
+}
+
+fn examples() -> PolicySet {
+    compile(&manifests("policies")).unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
 fn world() -> World {
+    world_of(&examples(), "report-agent")
+}
+
+fn world_of(set: &PolicySet, account: &str) -> World {
     let db = shared_postgres().unwrap().database().unwrap();
     shop::load(&db).unwrap();
     let catalog = read_catalog(&db, 1);
-    let database = examples().for_database(&Endpoint::new("orders-db.shop.svc", 5432).unwrap());
+    let database = set.for_database(&Endpoint::new("orders-db.shop.svc", 5432).unwrap());
     let database = database.for_name("shop").unwrap();
     let (bound, unresolved) = bind(&database, &catalog, None);
     World {
@@ -34,7 +41,7 @@ fn world() -> World {
         overlay: Overlay::default(),
         path: SearchPath(vec!["pg_catalog".to_owned(), "public".to_owned()]),
         subject: Subject {
-            service_account: Some("report-agent".to_owned()),
+            service_account: Some(account.to_owned()),
             claims: BTreeMap::from([("tenant".to_owned(), "north".to_owned())]),
             ..Subject::default()
         },
@@ -117,4 +124,41 @@ fn a_day_of_the_agent() {
     ] {
         assert_eq!(world.code(sql), 0, "{sql}: {:?}", world.decide(sql).err());
     }
+}
+
+/// The workloads beside the policies ask nothing that their policy refuses, and get no address to see.
+#[test]
+fn the_example_workloads_may_do_what_they_do() {
+    // What selects them: not the agent's policy.
+    let chosen: Vec<Manifest> = manifests("policies")
+        .into_iter()
+        .filter(|manifest| !manifest.name.ends_with("orders.yaml"))
+        .chain(
+            manifests("workloads")
+                .into_iter()
+                .filter(|manifest| manifest.name.ends_with("policy.yaml")),
+        )
+        .collect();
+    let set = compile(&chosen).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let world = world_of(&set, "report-runner");
+    assert_eq!(world.unresolved, []);
+    let mut statements = 0;
+    for manifest in manifests("workloads") {
+        let pieces: Vec<&str> = manifest.text.split("--command \"").skip(1).collect();
+        for piece in pieces {
+            let (sql, _) = piece.split_once('"').unwrap();
+            let answer = world.run(sql);
+            assert_eq!(
+                answer.matches('@').count(),
+                answer.matches("***@").count(),
+                "{sql}\n{answer}"
+            );
+            statements += 1;
+        }
+    }
+    assert_eq!(statements, 4);
+    let address = world.run("SELECT email FROM customers ORDER BY id LIMIT 1");
+    assert!(address.contains("***"), "{address}");
+    assert_ne!(world.code("SELECT * FROM payroll"), 0);
+    assert_ne!(world.code("DELETE FROM reports WHERE id = 1"), 0);
 }

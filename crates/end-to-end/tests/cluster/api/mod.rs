@@ -6,6 +6,7 @@ mod backstop;
 mod chart;
 mod cli;
 mod definitions;
+mod examples;
 mod golden;
 mod hooks;
 mod manifests;
@@ -30,6 +31,7 @@ pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
     ("chart", chart::TESTS),
     ("cli", cli::TESTS),
     ("definitions", definitions::TESTS),
+    ("examples", examples::TESTS),
     ("golden", golden::TESTS),
     ("hooks", hooks::TESTS),
     ("manifests", manifests::TESTS),
