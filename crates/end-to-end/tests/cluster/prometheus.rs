@@ -40,6 +40,14 @@ pub(crate) struct PanelQuery {
     pub(crate) expression: String,
 }
 
+/// A pod's port with metrics.
+pub(crate) struct Target<'pod> {
+    pub(crate) namespace: &'pod str,
+    pub(crate) pod: &'pod str,
+    pub(crate) address: &'pod str,
+    pub(crate) port: u16,
+}
+
 /// A running Prometheus with the chart's alerts loaded.
 pub(crate) struct Prometheus {
     address: String,
@@ -51,10 +59,24 @@ impl Prometheus {
     /// Starts one that scrapes, once a second, what the chart's PodMonitors select in this cluster; waits until so many
     /// targets are up. Pods that are made later are not seen.
     pub(crate) fn start(kubectl: &Kubectl, targets: usize) -> Result<Self> {
+        Self::reaching(kubectl, targets, &mut |target| {
+            Ok((
+                format!("{}:{}", target.address, target.port),
+                "/metrics".to_owned(),
+            ))
+        })
+    }
+
+    /// The same where pods are reached by another address and path than their own.
+    pub(crate) fn reaching(
+        kubectl: &Kubectl,
+        targets: usize,
+        reach: &mut dyn FnMut(&Target<'_>) -> Result<(String, String)>,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("weir-prometheus-").tempdir()?;
         let mut jobs = Vec::new();
         for monitor in pod_monitors(kubectl)? {
-            jobs.extend(scrape_configs(&monitor, kubectl)?);
+            jobs.extend(scrape_configs(&monitor, kubectl, reach)?);
         }
         ensure!(
             jobs.len() == targets,
@@ -217,7 +239,11 @@ fn pod_monitors(kubectl: &Kubectl) -> Result<Vec<Value>> {
 
 /// What the Prometheus operator makes of a PodMonitor, for the pods that run now. (Debian's Prometheus is built without
 /// discovery in Kubernetes, so the pods are looked up here.)
-fn scrape_configs(monitor: &Value, kubectl: &Kubectl) -> Result<Vec<Value>> {
+fn scrape_configs(
+    monitor: &Value,
+    kubectl: &Kubectl,
+    reach: &mut dyn FnMut(&Target<'_>) -> Result<(String, String)>,
+) -> Result<Vec<Value>> {
     let spec = &monitor["spec"];
     let labels = spec["selector"]["matchLabels"]
         .as_object()
@@ -245,14 +271,24 @@ fn scrape_configs(monitor: &Value, kubectl: &Kubectl) -> Result<Vec<Value>> {
             for port in container["ports"].as_array().into_iter().flatten() {
                 let endpoints = spec["podMetricsEndpoints"].as_array().context("endpoints")?;
                 for endpoint in endpoints.iter().filter(|it| it["port"] == port["name"]) {
-                    let address = pod["status"]["podIP"].as_str().context("podIP")?;
+                    let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
                     let (namespace, name) = (&pod["metadata"]["namespace"], &pod["metadata"]["name"]);
+                    let (address, path) = reach(&Target {
+                        namespace: &text(namespace),
+                        pod: &text(name),
+                        address: pod["status"]["podIP"].as_str().context("podIP")?,
+                        port: port["containerPort"]
+                            .as_u64()
+                            .and_then(|port| port.try_into().ok())
+                            .context("port")?,
+                    })?;
                     configs.push(json!({
                         "job_name": format!("{}/{namespace}/{name}", monitor["metadata"]["name"]),
+                        "metrics_path": path,
                         "honor_labels": endpoint["honorLabels"] == true,
                         "honor_timestamps": endpoint["honorTimestamps"] != false,
                         "static_configs": [{
-                            "targets": [format!("{address}:{}", port["containerPort"])],
+                            "targets": [address],
                             "labels": {"namespace": namespace, "pod": name, "container": container["name"]},
                         }],
                     }));

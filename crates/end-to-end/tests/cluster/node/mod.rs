@@ -1,6 +1,7 @@
 //! Tests on a whole node. They share it and one installation of Weir: each makes a namespace of its own.
 
 mod bypass;
+mod monitoring;
 mod operator_away;
 mod pods;
 mod policy_changes;
@@ -22,6 +23,7 @@ pub(crate) const MODULES: &[(&str, &[(&str, Test)])] = &[
     ("policy_changes", policy_changes::TESTS),
     ("record", record::TESTS),
     ("bypass", bypass::TESTS),
+    ("monitoring", monitoring::TESTS),
     ("operator_away", operator_away::TESTS),
     ("removal", removal::TESTS),
 ];

@@ -442,7 +442,7 @@ pub(crate) fn masked(answer: &Value) -> bool {
     answer["rows"][0][2] == "c***@example.com" && answer["rows"][1][2] == "c***@example.com"
 }
 
-/// A local port that leads to one of a pod, for as long as the value lives.
+/// A local port that leads somewhere in the cluster, for as long as the value lives.
 pub(crate) struct Forward {
     pub(crate) port: u16,
     _process: Process,
@@ -450,20 +450,35 @@ pub(crate) struct Forward {
 }
 
 impl Forward {
+    /// To a port on the loopback of a pod.
     pub(crate) fn open(kubectl: &Kubectl, namespace: &str, target: &str, port: u16) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let log = folder.path().join("log");
         let wanted = format!(":{port}");
-        let command = kubectl.command(&[
-            "port-forward",
-            "--address=127.0.0.1",
-            "-n",
-            namespace,
-            target,
-            &wanted,
-        ]);
-        let process = Process::start(command, &log, Signal::Kill)?;
-        let port = wait_for("kubectl port-forward", 20, || {
+        Self::start(
+            kubectl,
+            &[
+                "port-forward",
+                "--address=127.0.0.1",
+                "-n",
+                namespace,
+                target,
+                &wanted,
+            ],
+        )
+    }
+
+    /// To the API server, which leads on to pods' own addresses.
+    pub(crate) fn to_api_server(kubectl: &Kubectl) -> Result<Self> {
+        Self::start(kubectl, &["proxy", "--port=0"])
+    }
+
+    fn start(kubectl: &Kubectl, arguments: &[&str]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let process = Process::start(
+            kubectl.command(arguments),
+            &folder.path().join("log"),
+            Signal::Kill,
+        )?;
+        let port = wait_for("kubectl to say its port", 20, || {
             let said = process.log();
             let (_, after) = said.split_once("127.0.0.1:")?;
             after.split_whitespace().next()?.parse().ok()
