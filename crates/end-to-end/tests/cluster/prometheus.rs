@@ -1,7 +1,7 @@
 //! A real Prometheus that scrapes Weir, and the queries of the dashboard and of the alerts, to be run in it.
 //!
-//! It finds its targets as the Prometheus operator would: by the chart's PodMonitors, in the API server. A test says how many
-//! there are ([`Prometheus::start`]); [`Prometheus::panels`] then runs every query of the dashboard.
+//! It finds its targets as the Prometheus operator would: by the chart's PodMonitors, in the API server. A test says what
+//! happened before ([`Happened`]); [`Prometheus::panels`] then runs every query of the dashboard.
 
 use crate::api::path_of;
 use crate::processes::http;
@@ -32,12 +32,12 @@ impl Series {
 
 /// One query of the dashboard.
 #[derive(Debug, Clone)]
-pub(crate) struct PanelQuery {
-    pub(crate) panel: String,
+struct PanelQuery {
+    panel: String,
     /// `A` is the first of its panel.
-    pub(crate) reference: String,
-    /// Variables are filled in: every namespace.
-    pub(crate) expression: String,
+    reference: String,
+    /// Variables are filled in.
+    expression: String,
 }
 
 /// A pod's port with metrics.
@@ -48,18 +48,106 @@ pub(crate) struct Target<'pod> {
     pub(crate) port: u16,
 }
 
+/// What a test did before it looks at the dashboard: in this namespace policy `orders` selects two pods, of which one has no
+/// sidecar. Through the other's sidecar went statements that rule `rule` allows, masked cells among their answers, and
+/// one that no rule allows; it happens again after the first scrape, or there is no rate.
+pub(crate) struct Happened<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) rule: &'a str,
+    /// `namespace/name`
+    pub(crate) sinks: &'a [&'a str],
+    pub(crate) sessions_open: f64,
+}
+
+impl Happened<'_> {
+    fn is_shown_by(&self, query: &PanelQuery, found: &[Series]) -> bool {
+        let one = |labels: &[(&str, &str)]| -> Option<f64> {
+            found
+                .iter()
+                .find(|series| labels.iter().all(|(name, value)| series.label(name) == *value))
+                .map(|series| series.value)
+        };
+        let is = |labels: &[(&str, &str)], value: f64| one(labels) == Some(value);
+        let some = |labels: &[(&str, &str)]| one(labels).is_some_and(|value| value > 0.0);
+        let within = |labels: &[(&str, &str)], least: f64, most: f64| {
+            one(labels).is_some_and(|value| (least..=most).contains(&value))
+        };
+        let here = [("namespace", self.namespace)];
+        let orders = [("namespace", self.namespace), ("policy", "orders")];
+        match (query.panel.as_str(), query.reference.as_str()) {
+            ("Matched pods", _) => is(&[], 2.0),
+            ("Enforced pods" | "Pods not enforced", _) => is(&[], 1.0),
+            ("Pods that bypassed" | "Receipts lost", _) => is(&[], 0.0),
+            ("Verdicts by rule", _) => {
+                let policy = format!("{}/orders", self.namespace);
+                let decided =
+                    |rule, verdict| some(&[("policy", &policy), ("rule", rule), ("verdict", verdict)]);
+                decided(self.rule, "Permit") && decided("defaultAction", "Refuse")
+            }
+            ("Masked cells", _) => some(&here),
+            ("Refusals", _) => some(&[("code", "WEIR-011")]),
+            ("Enforced and matched pods", "A") => is(&orders, 2.0),
+            ("Enforced and matched pods", _) => is(&orders, 1.0),
+            ("Why pods are not enforced", "A") => is(&orders, 1.0),
+            ("Why pods are not enforced", _) => is(&orders, 0.0),
+            ("Connections around the sidecar", _) => is(&here, 0.0),
+            // Above nothing, and below a second.
+            ("Latency added", _) => within(&[], f64::MIN_POSITIVE, 1.0),
+            ("Statements", _) => some(&[("verdict", "Permit")]) && some(&[("verdict", "Refuse")]),
+            ("Sessions", _) => is(&here, self.sessions_open),
+            // Those of this moment, while statements go on.
+            ("Receipts waiting", _) => within(&[], 0.0, 100.0),
+            ("Age of the oldest receipt that waits", _) => within(&here, 0.0, 10.0),
+            ("Spool filled", _) => within(&here, f64::MIN_POSITIVE, 0.5),
+            ("Events taken by the collector", "A") => some(&[]),
+            ("Events taken by the collector", _) => {
+                self.sinks.iter().all(|sink| one(&[("sink", sink)]).is_some())
+            }
+            ("Certificates end in", "A") => {
+                // Each is younger than a third of its life, and a leaf is renewed in time.
+                let days = |certificate, days: f64| {
+                    within(
+                        &[("certificate", certificate)],
+                        days * 0.6 * 86_400.0,
+                        days * 86_400.0,
+                    )
+                };
+                days("root", 365.0)
+                    && days("capture_root", 365.0)
+                    && days("pods_issuer", 30.0)
+                    && days("control_issuer", 30.0)
+                    && within(&[("certificate", "webhook")], 4.0 * 3600.0, 86_400.0)
+            }
+            ("Certificates end in", _) => within(&[], 4.0 * 3600.0, 86_400.0),
+            ("Streams of sidecars", _) => some(&[]),
+            // Nothing may have been sent lately.
+            ("A change is sent within", _) => found
+                .iter()
+                .any(|series| series.value.is_nan() || series.value < 5.0),
+            // A new panel needs a line here.
+            _ => false,
+        }
+    }
+}
+
 /// A running Prometheus with the chart's alerts loaded.
 pub(crate) struct Prometheus {
     address: String,
     process: Process,
+    targets: usize,
     _folder: tempfile::TempDir,
 }
 
 impl Prometheus {
-    /// Starts one that scrapes, once a second, what the chart's PodMonitors select in this cluster; waits until so many
-    /// targets are up. Pods that are made later are not seen.
-    pub(crate) fn start(kubectl: &Kubectl, targets: usize) -> Result<Self> {
-        Self::reaching(kubectl, targets, &mut |target| {
+    /// How many pages are scraped.
+    pub(crate) fn targets(&self) -> usize {
+        self.targets
+    }
+
+    /// Starts one that scrapes, once a second, what the chart's PodMonitors select in these namespaces, and waits until all
+    /// of it is up. Pods that are made later are not seen.
+    pub(crate) fn start(kubectl: &Kubectl, namespaces: &[&str]) -> Result<Self> {
+        Self::reaching(kubectl, namespaces, &mut |target| {
             Ok((
                 format!("{}:{}", target.address, target.port),
                 "/metrics".to_owned(),
@@ -70,7 +158,7 @@ impl Prometheus {
     /// The same where pods are reached by another address and path than their own.
     pub(crate) fn reaching(
         kubectl: &Kubectl,
-        targets: usize,
+        namespaces: &[&str],
         reach: &mut dyn FnMut(&Target<'_>) -> Result<(String, String)>,
     ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("weir-prometheus-").tempdir()?;
@@ -78,11 +166,11 @@ impl Prometheus {
         for monitor in pod_monitors(kubectl)? {
             jobs.extend(scrape_configs(&monitor, kubectl, reach)?);
         }
-        ensure!(
-            jobs.len() == targets,
-            "the PodMonitors select {} pods: {jobs:?}",
-            jobs.len()
-        );
+        jobs.retain(|job| {
+            let namespace = &job["static_configs"][0]["labels"]["namespace"];
+            namespaces.iter().any(|wanted| namespace == wanted)
+        });
+        let targets = jobs.len();
         let config = json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [path_of("charts/weir/alerts/weir.yaml")?],
@@ -104,6 +192,7 @@ impl Prometheus {
         let mut started = Self {
             address,
             process,
+            targets,
             _folder: folder,
         };
         let up = format!("count(up == 1) == {targets}");
@@ -185,18 +274,12 @@ impl Prometheus {
         }
     }
 
-    /// Runs every query of the dashboard until it gives at least one series and `wanted` accepts them.
-    pub(crate) fn panels(
-        &self,
-        seconds_max: u64,
-        wanted: impl Fn(&PanelQuery, &[Series]) -> bool,
-    ) -> Result<usize> {
-        let queries = panel_queries()?;
+    /// Runs every query of the dashboard, for the namespace of `happened`, until it shows what happened there.
+    pub(crate) fn panels(&self, happened: &Happened<'_>) -> Result<usize> {
+        let queries = panel_queries(happened.namespace)?;
         for query in &queries {
-            self.wait(&query.expression, seconds_max, |found| {
-                !found.is_empty() && wanted(query, found)
-            })
-            .with_context(|| format!("panel `{}`, query {}", query.panel, query.reference))?;
+            self.wait(&query.expression, 40, |found| happened.is_shown_by(query, found))
+                .with_context(|| format!("panel `{}`, query {}", query.panel, query.reference))?;
         }
         Ok(queries.len())
     }
@@ -306,7 +389,7 @@ pub(crate) fn dashboard() -> Result<Value> {
 }
 
 /// Every query of the dashboard.
-pub(crate) fn panel_queries() -> Result<Vec<PanelQuery>> {
+fn panel_queries(namespace: &str) -> Result<Vec<PanelQuery>> {
     let dashboard = dashboard()?;
     let mut queries = Vec::new();
     for panel in dashboard["panels"].as_array().context("panels")? {
@@ -315,7 +398,7 @@ pub(crate) fn panel_queries() -> Result<Vec<PanelQuery>> {
                 .as_str()
                 .context("expr")?
                 .replace("$__rate_interval", RATE_INTERVAL)
-                .replace("$namespace", ".*");
+                .replace("$namespace", namespace);
             ensure!(!expression.contains('$'), "a variable is left: {expression}");
             queries.push(PanelQuery {
                 panel: panel["title"].as_str().context("title")?.to_owned(),
