@@ -732,6 +732,10 @@ fn add_event(transaction: &Transaction<'_>, index: u64, part: u32, bytes: &[u8])
             reason: Some(format!("{} is delivered by {}", peer.boot, peer.peer)),
             ..Row::default()
         },
+        Body::ChainBind(bind) => Row {
+            reason: Some(format!("{} says that this chain is its", bind.peer)),
+            ..Row::default()
+        },
         Body::ChainOpen(_) | Body::Recovered(_) => Row::default(),
     };
     row.session = row.session.or(session);
@@ -774,6 +778,7 @@ fn add_event(transaction: &Transaction<'_>, index: u64, part: u32, bytes: &[u8])
         | Body::OutcomeUnknown(_)
         | Body::Gap(_)
         | Body::ChainPeer(_)
+        | Body::ChainBind(_)
         | Body::PolicyChange(_) => {}
     }
     Ok(())

@@ -23,3 +23,5 @@ pub mod proto {
 pub const TOKEN_AUDIENCE: &str = "weir.dev/identity";
 /// First bytes of what is signed for a snapshot.
 pub const SNAPSHOT_CONTEXT: &[u8] = b"weir.snapshot.v1\0";
+/// First bytes of what a pod signs to say that a chain of receipts is its.
+pub const BIND_CONTEXT: &[u8] = b"weir.chain.bind.v1\0";

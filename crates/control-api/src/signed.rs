@@ -5,12 +5,13 @@ use prost::Message as _;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity::{Identity, Trust};
-use crate::peer::{OPERATOR_NAME, Peer, read_peer};
-use crate::{SNAPSHOT_CONTEXT, proto};
+use crate::peer::{OPERATOR_NAME, Peer, PodIdentity, read_peer};
+use crate::{BIND_CONTEXT, SNAPSHOT_CONTEXT, proto};
 
 /// Largest snapshot, encoded.
 pub const SNAPSHOT_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -143,6 +144,44 @@ pub fn verify(
         return Err(SnapshotProblem::OtherPod(snapshot.pod_uid));
     }
     Ok(snapshot)
+}
+
+/// Checks a pod's word that the chain of receipts of this boot is its, given at that time (Unix seconds). Without `trust` only
+/// the signature is checked: then the certificates prove nothing but that they belong together.
+///
+/// # Errors
+/// Why it does not count.
+pub fn verify_bind(
+    boot: &[u8],
+    certificates: &[Vec<u8>],
+    signature: &[u8],
+    trust: Option<&Trust>,
+    at: i64,
+) -> Result<PodIdentity, String> {
+    let chain: Vec<CertificateDer<'_>> = certificates
+        .iter()
+        .map(|one| CertificateDer::from(one.as_slice()))
+        .collect();
+    let (leaf, issuers) = chain.split_first().ok_or("it shows no certificate")?;
+    if !verify_bytes(BIND_CONTEXT, boot, signature, leaf) {
+        return Err("the signature is wrong".to_owned());
+    }
+    if let Some(trust) = trust {
+        let store = trust.store().map_err(|problem| problem.to_string())?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(store, provider)
+            .build()
+            .map_err(|error| error.to_string())?;
+        let at = u64::try_from(at).map_err(|_| "it was given at no time")?;
+        verifier
+            .verify_client_cert(leaf, issuers, UnixTime::since_unix_epoch(Duration::from_secs(at)))
+            .map_err(|error| error.to_string())?;
+    }
+    match read_peer(leaf) {
+        Ok(Peer::Pod(pod)) => Ok(pod),
+        Ok(Peer::Operator | Peer::Collector) => Err("the certificate is not a pod's".to_owned()),
+        Err(problem) => Err(problem.to_string()),
+    }
 }
 
 /// Is it still in force?

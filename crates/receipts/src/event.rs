@@ -142,6 +142,9 @@ pub enum Body {
     /// The collector's word for which pod delivers a chain.
     #[serde(rename = "chain.peer")]
     ChainPeer(ChainPeer),
+    /// The pod's own word, signed with its certificate's key, that a chain is its.
+    #[serde(rename = "chain.bind")]
+    ChainBind(ChainBind),
 }
 
 impl Body {
@@ -161,6 +164,7 @@ impl Body {
             Self::Recovered(_) => "recovered",
             Self::PolicyChange(_) => "policy.change",
             Self::ChainPeer(_) => "chain.peer",
+            Self::ChainBind(_) => "chain.bind",
         }
     }
 }
@@ -754,6 +758,38 @@ pub struct ChainPeer {
     pub peer: String,
 }
 
+/// `chain.bind`: in the chain itself, once for each certificate that the pod holds while it records. Whoever trusts the root
+/// above the certificates need not trust the collector to know whose the chain is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ChainBind {
+    /// SPIFFE ID of the pod, as the first certificate says it.
+    pub peer: String,
+    /// Leaf first, then its issuers; DER in lower-case hex.
+    pub certificates: Vec<String>,
+    /// By the leaf's key over `weir.chain.bind.v1`, a zero byte and the 16 bytes of the boot id: ECDSA P-256 with SHA-256,
+    /// ASN.1, in lower-case hex.
+    pub signature: String,
+}
+
+impl ChainBind {
+    /// From bytes.
+    pub fn new(peer: String, certificates: &[impl AsRef<[u8]>], signature: &[u8]) -> Self {
+        Self {
+            peer,
+            certificates: certificates.iter().map(hex::encode).collect(),
+            signature: hex::encode(signature),
+        }
+    }
+
+    /// Certificates and signature; `None` where they are no bytes.
+    pub fn decode(&self) -> Option<(Vec<Vec<u8>>, Vec<u8>)> {
+        let certificates = self.certificates.iter().map(hex::decode);
+        let certificates = certificates.collect::<Result<_, _>>().ok()?;
+        Some((certificates, hex::decode(&self.signature).ok()?))
+    }
+}
+
 /// One policy in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -926,7 +962,8 @@ impl Body {
             | Self::SessionClose(_)
             | Self::OutcomeUnknown(_)
             | Self::Gap(_)
-            | Self::ChainPeer(_) => false,
+            | Self::ChainPeer(_)
+            | Self::ChainBind(_) => false,
         }
     }
 }

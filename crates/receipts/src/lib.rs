@@ -24,7 +24,7 @@ mod verify;
 
 pub use chain::{ChainWriter, EncodedEvent};
 pub use event::{
-    Action, ActionStart, Assurance, AuthFail, Body, ChainClose, ChainOpen, ChainPeer, Claim, Deny,
+    Action, ActionStart, Assurance, AuthFail, Body, ChainBind, ChainClose, ChainOpen, ChainPeer, Claim, Deny,
     EVENT_BYTES_MAX, Event, EventHeader, Gap, GapChain, Intent, LogHead, Outcome, OutcomeStatus,
     OutcomeUnknown, OutputColumn, Place, PolicyChange, PolicyState, PreviousBoot, ProcessLink, ReadEvent,
     Recovered, RelationAction, RelationUse, Rule, SessionClose, SessionLink, SessionOpen, Source,
@@ -41,4 +41,6 @@ pub use merkle::{
 };
 pub use note::{Checkpoint, LogKey, NoteProblem};
 pub use range::{RangeHeader, RangeProblem, RangeVersion, group_line, read_group_line, verify_range};
-pub use verify::{Completeness, Hole, HoleKind, Integrity, Problem, ProblemKind, Report, Scope, Verifier};
+pub use verify::{
+    Binding, Completeness, Hole, HoleKind, Integrity, Problem, ProblemKind, Report, Scope, Verifier,
+};

@@ -277,9 +277,17 @@ fn published_schema() {
             peer: "spiffe://cluster.local/ns/shop/sa/report-agent/pod/9f0c".to_owned(),
         }),
     ));
+    let bind = ChainBind::new(
+        "spiffe://cluster.local/ns/shop/sa/report-agent/pod/9f0c".to_owned(),
+        &[b"leaf".to_vec(), b"issuer".to_vec()],
+        b"signature",
+    );
+    let decoded = (vec![b"leaf".to_vec(), b"issuer".to_vec()], b"signature".to_vec());
+    assert_eq!(bind.decode(), Some(decoded));
+    bodies.push((None, Body::ChainBind(bind)));
     bodies.extend(losses());
     let kinds: std::collections::BTreeSet<_> = bodies.iter().map(|(_, body)| body.kind()).collect();
-    assert_eq!(kinds.len(), 13, "one sample of each kind");
+    assert_eq!(kinds.len(), 14, "one sample of each kind");
     for event in encode(&key, bodies) {
         let value: serde_json::Value = serde_json::from_slice(&event.bytes).unwrap();
         if let Err(error) = validator.validate(&value) {

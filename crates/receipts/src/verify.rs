@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::event::{Body, EventHeader, Gap, PreviousBoot, ReadEvent, StatementLink, read_event};
+use crate::event::{Body, ChainBind, EventHeader, Gap, PreviousBoot, ReadEvent, StatementLink, read_event};
 use crate::group::{GroupProblem, SignedGroup};
 use crate::ids::{BootId, Digest, SessionId};
 use crate::merkle::{leaf_hash, root_of};
@@ -136,6 +136,35 @@ pub struct Report {
     pub holes: Vec<Hole>,
     /// How much is missing.
     pub hole_count: u64,
+    /// Which pods say that chains are theirs, for whoever can check certificates; at most 200.
+    #[serde(skip)]
+    pub bindings: Vec<Binding>,
+}
+
+/// A `chain.bind`, in a chain that is signed. Whether the pod's own signature is right is not checked here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// The process.
+    pub boot: BootId,
+    /// When it was written, microseconds since 1970-01-01 UTC.
+    pub time_us: i64,
+    /// What it says.
+    pub bind: ChainBind,
+}
+
+impl Report {
+    /// Something else is wrong.
+    pub fn problem(&mut self, kind: ProblemKind, message: String) {
+        self.integrity = Integrity::Invalid;
+        self.problem_count += 1;
+        if self.problems.len() < FINDINGS_MAX {
+            self.problems.push(Problem {
+                kind,
+                index: None,
+                message,
+            });
+        }
+    }
 }
 
 /// Walks groups in the order they are kept.
@@ -158,6 +187,7 @@ pub struct Verifier {
     problem_count: u64,
     holes: Vec<Hole>,
     hole_count: u64,
+    bindings: Vec<Binding>,
 }
 
 #[derive(Debug, Default)]
@@ -266,6 +296,7 @@ impl Verifier {
             problem_count: 0,
             holes: Vec::new(),
             hole_count: 0,
+            bindings: Vec::new(),
         }
     }
 
@@ -400,6 +431,15 @@ impl Verifier {
         self.link(at, boot, seq, &header, leaf, trusted);
         // What an altered event says is not taken for anything.
         if trusted && let ReadEvent::Known(event) = event {
+            if let Body::ChainBind(bind) = &event.body
+                && self.bindings.len() < FINDINGS_MAX
+            {
+                self.bindings.push(Binding {
+                    boot,
+                    time_us: event.time_us,
+                    bind: bind.clone(),
+                });
+            }
             self.body(at, boot, header.session.map(|link| link.id), event.body);
         }
     }
@@ -520,7 +560,11 @@ impl Verifier {
                     session.intents.remove(&deny.start.statement);
                 }
             }
-            Body::SessionOpen(_) | Body::AuthFail(_) | Body::PolicyChange(_) | Body::ChainPeer(_) => {}
+            Body::SessionOpen(_)
+            | Body::AuthFail(_)
+            | Body::PolicyChange(_)
+            | Body::ChainPeer(_)
+            | Body::ChainBind(_) => {}
         }
     }
 
@@ -686,6 +730,7 @@ impl Verifier {
             problem_count: self.problem_count,
             holes: self.holes,
             hole_count: self.hole_count,
+            bindings: self.bindings,
         }
     }
 }

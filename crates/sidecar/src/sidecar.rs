@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 
 use access_policy::{ReceiptMode, Subject};
 use bytes::BytesMut;
+use control_api::BIND_CONTEXT;
 use control_api::client::{IdentityClient, IdentityConfig, now};
 use control_api::peer::{Peer, read_peer};
 use control_api::proto;
+use control_api::signed::sign_bytes;
 use prometheus_client::registry::Registry;
-use receipts::{Body, Claim, PolicyChange};
+use receipts::{Body, ChainBind, Claim, PolicyChange};
 use serde_json::json;
 use service_runtime::admin::Pages;
 use service_runtime::drain::{Drain, Stage, Trigger};
@@ -757,6 +759,7 @@ async fn control(
         background.spawn(Arc::clone(folder).watch(drain.clone()));
     }
     background.spawn(follow_policies(all.to_vec()));
+    background.spawn(bind_chain(Arc::clone(first)));
     health.set("listener", true);
     while accepting.join_next().await.is_some() {}
     tracing::info!(open = first.metrics.open.get(), "draining");
@@ -884,6 +887,42 @@ fn record_policies(shared: &Shared, loaded: Loaded) {
         }),
     };
     shared.spool.record(entry, None, shared.receipt_mode());
+}
+
+/// Says in the chain of receipts whose it is, with each certificate that the pod comes to hold.
+async fn bind_chain(shared: Arc<Shared>) {
+    let Some(mut identity) = shared.identity.clone() else {
+        return;
+    };
+    let boot = shared.spool.boot();
+    let mut bound = None;
+    loop {
+        let held = identity.borrow_and_update().clone();
+        if let Some(held) = held
+            && let Some(leaf) = held.identity.leaf()
+            && bound.as_ref() != Some(leaf)
+            && let Ok(Peer::Pod(pod)) = read_peer(leaf)
+        {
+            match sign_bytes(BIND_CONTEXT, &boot.0, &held.identity) {
+                Ok(signature) => {
+                    let bind = ChainBind::new(pod.uri(), &held.identity.chain, &signature);
+                    let (time_us, mono_us) = shared.spool.now();
+                    let entry = Entry {
+                        time_us,
+                        mono_us,
+                        session: None,
+                        body: Body::ChainBind(bind),
+                    };
+                    shared.spool.record(entry, None, shared.receipt_mode());
+                    bound = Some(leaf.clone());
+                }
+                Err(error) => tracing::error!(error, "the chain of receipts cannot be bound to the pod"),
+            }
+        }
+        if identity.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Reads catalogs again from time to time, where the sidecar has a login of its own.

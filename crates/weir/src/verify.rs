@@ -1,18 +1,24 @@
 //! `weir verify`: two verdicts on receipts, computed here from their bytes. A collector only hands them over.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use collector::{GroupsPage, LogVerifier, PlacedGroup};
+use control_api::identity::Trust;
+use control_api::signed::verify_bind;
 use receipts::{
-    Checkpoint, Completeness, Integrity, LogKey, ProblemKind, Receipt, Report, Scope, Verifier,
-    read_group_line, verify_range,
+    Binding, BootId, Checkpoint, Completeness, Integrity, LogKey, ProblemKind, Receipt, Report, Scope,
+    Verifier, read_group_line, verify_range,
 };
 use serde::Serialize;
 
 use crate::source::{Source, SourceArgs, get_text};
 use crate::table::{plain, print};
+
+/// Pods named in the text.
+const PODS_SHOWN: usize = 10;
 
 /// The flags of `weir verify`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +31,10 @@ pub struct Args {
     /// The log's key as you know it from elsewhere (name+hash+base64); without it the key that comes with the log is taken
     #[arg(long, env = "WEIR_COLLECTOR_KEY", value_name = "KEY")]
     log_key: Option<String>,
+    /// Roots of the cluster's identities (PEM, such as `roots.pem` of the ConfigMap weir-trust): a pod's word that a chain is its
+    /// counts only under them. Without it the certificates shown beside it are taken for what they say
+    #[arg(long, value_name = "FILE")]
+    roots: Option<PathBuf>,
     /// JSON
     #[arg(long)]
     json: bool,
@@ -41,6 +51,11 @@ struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     log_key: Option<String>,
     log_key_trusted: bool,
+    /// Pods that signed for the chains of their sidecars.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pods: BTreeSet<String>,
+    /// They lead to the roots that were given.
+    pods_trusted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     range: Option<(u64, u64)>,
 }
@@ -56,7 +71,15 @@ pub fn run(args: &Args) -> Result<u8> {
         }
         None => None,
     };
-    let answer = match &args.file {
+    let roots = match &args.roots {
+        Some(file) => {
+            let text =
+                std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            Some(Trust::from_pem(&text).with_context(|| format!("{} holds no roots", file.display()))?)
+        }
+        None => None,
+    };
+    let mut answer = match &args.file {
         Some(file) => verify_file(file, trusted.as_ref())?,
         None => match args.source.source()? {
             Source::Collector(url) => verify_collector(&url, trusted.as_ref())?,
@@ -81,6 +104,8 @@ pub fn run(args: &Args) -> Result<u8> {
             }
         },
     };
+    answer.pods_trusted = roots.is_some();
+    answer.pods = check_bindings(&mut answer.report, roots.as_ref());
     print(&if args.json {
         serde_json::to_string_pretty(&answer)?
     } else {
@@ -101,9 +126,43 @@ impl Answer {
             begun: None,
             log_key: None,
             log_key_trusted: trusted.is_some(),
+            pods: BTreeSet::new(),
+            pods_trusted: false,
             range: None,
         }
     }
+}
+
+/// What pods say of chains: a wrong signature, a certificate that leads nowhere, or two pods for one chain is a problem.
+fn check_bindings(report: &mut Report, roots: Option<&Trust>) -> BTreeSet<String> {
+    let mut of_chain: BTreeMap<BootId, String> = BTreeMap::new();
+    for Binding { boot, time_us, bind } in std::mem::take(&mut report.bindings) {
+        let pod = bind
+            .decode()
+            .ok_or_else(|| "it is no bytes".to_owned())
+            .and_then(|(certificates, signature)| {
+                let at = time_us.div_euclid(1_000_000);
+                verify_bind(&boot.0, &certificates, &signature, roots, at)
+            })
+            .and_then(|pod| match pod.uri() {
+                uri if uri == bind.peer => Ok(uri),
+                uri => Err(format!("the certificate is that of {uri}")),
+            });
+        let pod = match pod {
+            Ok(pod) => pod,
+            Err(why) => {
+                let message = format!("{} says that {boot} is its chain: {why}", bind.peer);
+                report.problem(ProblemKind::BadSignature, message);
+                continue;
+            }
+        };
+        let first = of_chain.entry(boot).or_insert_with(|| pod.clone());
+        if *first != pod {
+            let message = format!("{first} and {pod} both say that {boot} is their chain");
+            report.problem(ProblemKind::Twice, message);
+        }
+    }
+    of_chain.into_values().collect()
 }
 
 fn verify_file(file: &Path, trusted: Option<&LogKey>) -> Result<Answer> {
@@ -226,6 +285,20 @@ fn show(answer: &Answer) -> String {
         if count > 0 {
             text.push_str(&format!("              {count} {what}\n"));
         }
+    }
+    for (place, pod) in answer.pods.iter().take(PODS_SHOWN).enumerate() {
+        let (head, known) = match (place, answer.pods_trusted) {
+            (0, true) => ("PODS        ", " (under the roots given)"),
+            (0, false) => (
+                "PODS        ",
+                " (as its own certificate says; give --roots to check that)",
+            ),
+            _ => ("            ", ""),
+        };
+        text.push_str(&format!("{head}  {}{known}\n", plain(pod)));
+    }
+    if let Some(more) = answer.pods.len().checked_sub(PODS_SHOWN).filter(|more| *more > 0) {
+        text.push_str(&format!("              and {more} more (--json)\n"));
     }
     if let Some(key) = &answer.log_key {
         let known = if answer.log_key_trusted {

@@ -38,7 +38,8 @@ pub(crate) fn run_event(told: &Told, job_namespace: Option<&str>) -> Option<Valu
         | Body::Gap(_)
         | Body::Recovered(_)
         | Body::PolicyChange(_)
-        | Body::ChainPeer(_) => return None,
+        | Body::ChainPeer(_)
+        | Body::ChainBind(_) => return None,
     };
     let job = Job::of(told, start, job_namespace);
     let (inputs, outputs) = datasets(&job, start, &end);

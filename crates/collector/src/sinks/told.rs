@@ -106,7 +106,8 @@ fn start_of(body: &Body) -> Option<&ActionStart> {
         | Body::Gap(_)
         | Body::Recovered(_)
         | Body::PolicyChange(_)
-        | Body::ChainPeer(_) => None,
+        | Body::ChainPeer(_)
+        | Body::ChainBind(_) => None,
     }
 }
 

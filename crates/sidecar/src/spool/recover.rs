@@ -269,7 +269,8 @@ impl Found {
             | Body::ChainClose(_)
             | Body::AuthFail(_)
             | Body::PolicyChange(_)
-            | Body::ChainPeer(_) => {}
+            | Body::ChainPeer(_)
+            | Body::ChainBind(_) => {}
         }
     }
 

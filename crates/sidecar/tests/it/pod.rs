@@ -871,3 +871,43 @@ fn the_server_that_takes_writes_is_found_and_followed() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains("role \"nobody_here\" does not exist"), "{error}");
 }
+
+#[test]
+fn a_chain_of_receipts_is_bound_to_the_pod() {
+    let pod = Pod::new(vec![policy("orders", 1, json!({}), open())], 3600);
+    let _operator = pod.operator();
+    let (_collector, pages) = pod.collector();
+    let mut sidecar = pod.sidecar();
+    pod.ready(&mut sidecar);
+    assert_eq!(said(&pod.psql("select 1")), "1", "{}", sidecar.log());
+    let verify = |roots: Option<&str>| {
+        let mut command = Command::new(binary("weir").unwrap());
+        command.args(["verify", "--collector", &format!("http://127.0.0.1:{pages}")]);
+        if let Some(pem) = roots {
+            let path = pod.folder.path().join("given.pem");
+            std::fs::write(&path, pem).unwrap();
+            command.arg("--roots").arg(path);
+        }
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), format!("{text}{error}"))
+    };
+    let name = format!("spiffe://td/ns/shop/sa/report-agent/pod/{UID}");
+    let (code, text) = verify(Some(&pod.authority.root_pem()));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains(&format!("{name} (under the roots given)")),
+        "{text}"
+    );
+    let (code, text) = verify(None);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains(&name) && text.contains("give --roots"), "{text}");
+    // A log that another authority's pods wrote is not this cluster's.
+    let (code, text) = verify(Some(&Authority::new("td").unwrap().root_pem()));
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("says that") && !text.contains("under the roots"),
+        "{text}"
+    );
+}
