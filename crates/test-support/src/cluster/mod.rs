@@ -8,6 +8,7 @@ mod kubectl;
 mod node;
 
 use anyhow::{Context, Result, bail};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -29,6 +30,19 @@ pub const CHOSEN: &str = "WEIR_TEST_KUBECONFIG";
 /// A variable that is set to something but `0`.
 pub fn wanted(variable: &str) -> bool {
     std::env::var(variable).is_ok_and(|value| !value.is_empty() && value != "0")
+}
+
+/// Takes note that a test was left out, for the one line at the end of `make test`.
+///
+/// # Errors
+/// Why it is a failure: the variable [`REQUIRE`] is set, or the note cannot be written.
+pub fn leave_out(NotHere(why): &NotHere) -> Result<()> {
+    if wanted(REQUIRE) {
+        bail!("{why}, and {REQUIRE} is set");
+    }
+    let path = crate::target_folder()?.join("cluster-tests-left-out");
+    let mut notes = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    writeln!(notes, "{why}").map_err(Into::into)
 }
 
 /// Whether tests with API servers can run.
