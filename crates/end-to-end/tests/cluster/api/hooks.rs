@@ -195,7 +195,7 @@ fn removal_waits_for_pods_with_a_sidecar(release: Release) -> Result<()> {
         "3 pods still run with Weir's sidecar",
         "kubectl -n shop rollout restart deployment/report   # 2 pods",
         "kubectl -n shop delete pod lone",
-        "--reuse-values --set uninstall.force=true",
+        "helm uninstall --no-hooks",
     ] {
         ensure!(said.contains(words), "no `{words}` in: {said}");
     }
