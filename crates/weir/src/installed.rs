@@ -64,6 +64,8 @@ struct PodState {
     receipts_dropped: Option<u64>,
     /// Of the sidecar's container.
     ready: bool,
+    /// The pod has done its work, as a Job's does; it enforces nothing any more and is not missed.
+    ended: bool,
     restarts: i32,
     age_seconds: Option<i64>,
 }
@@ -124,7 +126,10 @@ impl State {
                 .policies
                 .iter()
                 .all(|policy| ready(&policy.ready) && policy.observed_generation == policy.generation)
-            && self.pods.iter().all(|pod| pod.ready && !pod.is_late(now))
+            && self
+                .pods
+                .iter()
+                .all(|pod| pod.ended || pod.ready && !pod.is_late(now))
             && !self
                 .certificates
                 .iter()
@@ -222,6 +227,10 @@ fn pod_state(pod: &Pod, operators: &Operators, now: i64) -> PodState {
         receipts_waiting: told.map(|told| told.receipts_waiting),
         receipts_dropped: told.map(|told| told.receipts_dropped),
         ready: container.is_some_and(|container| container.ready),
+        ended: matches!(
+            pod.status.as_ref().and_then(|status| status.phase.as_deref()),
+            Some("Succeeded" | "Failed")
+        ),
         restarts: container.map_or(0, |container| container.restart_count),
         age_seconds: age(pod.metadata.creation_timestamp.as_ref(), now),
     }
@@ -361,7 +370,12 @@ fn text(state: &State, now: i64) -> String {
         pods.add_row([
             format!("{}/{}", pod.namespace, pod.name),
             said(pod.version.as_deref()),
-            if pod.ready { "yes" } else { "no" }.to_owned(),
+            match (pod.ended, pod.ready) {
+                (true, _) => "ended",
+                (false, true) => "yes",
+                (false, false) => "no",
+            }
+            .to_owned(),
             pod.restarts.to_string(),
             pod.show_applied(),
             pod.certificate_not_after
@@ -428,6 +442,22 @@ mod tests {
         assert!(state.ready);
         assert_eq!(state.restarts, 2);
         assert!(!pod_state(&pod(false), &Operators::default(), 0).ready);
+
+        // A Job's pod that is done is no reason to worry.
+        let mut done = pod(false);
+        if let Some(status) = &mut done.status {
+            status.phase = Some("Succeeded".to_owned());
+        }
+        let state = |pod: &Pod| State {
+            weir: Vec::new(),
+            certificates: Vec::new(),
+            unasked: Vec::new(),
+            policies: Vec::new(),
+            pods: vec![pod_state(pod, &Operators::default(), 0)],
+            sinks: Vec::new(),
+        };
+        assert!(state(&done).is_well(0));
+        assert!(!state(&pod(false)).is_well(0));
     }
 
     /// Ready=True of the generation before is not yet about what was applied.
