@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::capture::Plan;
-use crate::contract::{ADMIN_PORT, CA_MOUNT, CA_VOLUME, CONTAINER, VOLUME_PREFIX};
+use crate::contract::{ADMIN_PORT, CA_MOUNT, CA_VOLUME, CONTAINER, TOKEN_AUDIENCE, VOLUME_PREFIX};
 use crate::refusal::{Reason, Refusal};
 use crate::settings::Settings;
 use crate::{captured_before, host_aliases};
@@ -72,6 +72,7 @@ pub(crate) fn pod(
     whole(pod, refusals);
     users(pod, settings, refusals);
     names(pod, plan, refusals);
+    tokens(pod, refusals);
     for container in applications(pod) {
         ports(container, plan, refusals);
         mounts(container, plan, refusals);
@@ -215,6 +216,26 @@ fn names(pod: &Value, plan: &Plan, refusals: &mut Vec<Refusal>) {
                     ),
                 ));
             }
+        }
+    }
+}
+
+/// Whoever has a token for our audience gets the pod's identity, as the sidecar does: its policies, and its word. Volumes
+/// with our names are replaced and need no look.
+fn tokens(pod: &Value, refusals: &mut Vec<Refusal>) {
+    for volume in items(pod, "volumes").filter(|volume| !name(volume).starts_with(VOLUME_PREFIX)) {
+        let audiences = volume
+            .pointer("/projected/sources")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|source| source.pointer("/serviceAccountToken/audience")?.as_str());
+        if audiences.into_iter().any(|audience| audience == TOKEN_AUDIENCE) {
+            refusals.push(Refusal::new(
+                Reason::TakenToken,
+                format!("volume {} projects a token for {TOKEN_AUDIENCE}", name(volume)),
+                "such a token is the sidecar's alone: take it out, or give it another audience",
+            ));
         }
     }
 }

@@ -31,6 +31,8 @@ pub enum Reason {
     TakenName,
     /// A volume of ours is used by another container.
     TakenVolume,
+    /// A volume of the application holds a token with which the sidecar proves who it is.
+    TakenToken,
     /// A container listens where the sidecar must.
     TakenPort,
     /// The pod has a hosts entry of its own for a governed name.
@@ -65,7 +67,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for metrics that shall be there from the start and for the docs.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::WrongAnnotation,
         Self::WrongNamespaceLabel,
         Self::InjectionRequired,
@@ -79,6 +81,7 @@ impl Reason {
         Self::TakenUser,
         Self::TakenName,
         Self::TakenVolume,
+        Self::TakenToken,
         Self::TakenPort,
         Self::OwnHostAlias,
         Self::HidesHosts,

@@ -532,6 +532,47 @@ fn other_containers_stay_out_of_the_sidecar(release: Release) -> Result<()> {
                 volumes,
             ),
             (
+                "a token of its own for the pod's identity",
+                |pod| {
+                    let token =
+                        json!({"serviceAccountToken": {"audience": "weir.dev/identity", "path": "t"}});
+                    push(
+                        &mut pod["spec"]["volumes"],
+                        json!({"name": "mine", "projected": {"sources": [token]}}),
+                    );
+                    mount(
+                        &mut pod["spec"]["containers"][0]["volumeMounts"],
+                        "mine",
+                        "/k",
+                        true,
+                    );
+                },
+                Some("no volume but weir-token may project a token"),
+            ),
+            (
+                "such a token where the authority's certificate is",
+                |pod| {
+                    for volume in pod["spec"]["volumes"].as_array_mut().into_iter().flatten() {
+                        if volume["name"] == "weir-ca" {
+                            let token = json!({"serviceAccountToken": {"audience": "weir.dev/identity", "path": "t"}});
+                            *volume = json!({"name": "weir-ca", "projected": {"sources": [token]}});
+                        }
+                    }
+                },
+                Some("no volume but weir-token may project a token"),
+            ),
+            (
+                "a token for somebody else",
+                |pod| {
+                    let token = json!({"serviceAccountToken": {"audience": "vault", "path": "t"}});
+                    push(
+                        &mut pod["spec"]["volumes"],
+                        json!({"name": "mine", "projected": {"sources": [token]}}),
+                    );
+                },
+                None,
+            ),
+            (
                 "the sidecar's user",
                 |pod| pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 15090}),
                 user,
