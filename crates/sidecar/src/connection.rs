@@ -315,11 +315,11 @@ async fn world(
     let what = "the catalog of the database";
     if database.world().is_none() {
         match login {
-            Login::Own(_) => {
+            Login::Own(_) if shared.has_login() => {
                 let read = shared.read_catalog(database, shared.started).await;
                 read.map_err(|error| unreadable(what, &error))?;
             }
-            Login::PassThrough => {
+            Login::Own(_) | Login::PassThrough => {
                 let _reading = database.reading.lock().await;
                 if database.world().is_none() {
                     let asked = Instant::now();

@@ -565,7 +565,7 @@ impl Pump {
         }
         if self.session.is_idle() && turn.catalog_asked.is_none() {
             let poll = self.shared.config.catalog_poll;
-            let own = self.login != Login::PassThrough;
+            let own = self.login != Login::PassThrough && self.shared.has_login();
             let due = match turn.catalog_wanted {
                 Some(wanted) => !self.database.read_since(wanted),
                 // With a login of its own the sidecar polls by itself.

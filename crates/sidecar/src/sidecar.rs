@@ -144,6 +144,14 @@ impl Shared {
             .map_or(ReceiptMode::Durable, |policies| policies.policy.receipt_mode())
     }
 
+    /// The policies in force give us a login of our own, with which catalogs can be read. A session may have begun under
+    /// others.
+    pub fn has_login(&self) -> bool {
+        self.front
+            .policies()
+            .is_some_and(|policies| policies.upstream.login != Login::PassThrough)
+    }
+
     /// Reads a database's catalog over a connection of our own, unless somebody did since `wanted`.
     ///
     /// # Errors
@@ -931,11 +939,7 @@ async fn poll_catalogs(shared: Arc<Shared>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let own = shared
-            .front
-            .policies()
-            .is_some_and(|policies| policies.upstream.login != Login::PassThrough);
-        if !own {
+        if !shared.has_login() {
             continue;
         }
         for database in shared.front.databases.all() {

@@ -911,3 +911,44 @@ fn a_chain_of_receipts_is_bound_to_the_pod() {
         "{text}"
     );
 }
+
+#[test]
+fn a_session_of_the_policys_login_outlives_a_policy_without_one() {
+    let login = json!({"credentials": {"secretRef": {"name": "login"}, "transport": "Plaintext"}});
+    // Where something is protected, definitions are read again when they change.
+    let rules = json!({
+        "defaultAction": "Allow",
+        "masks": [{"name": "m", "columns": ["public.nothing.a"], "mask": {"type": "Null"}}],
+    });
+    let pod = Pod::new(vec![policy("orders", 1, login, rules.clone())], 3600);
+    let secrets = pod.folder.path().join("secrets/login");
+    std::fs::create_dir_all(&secrets).unwrap();
+    std::fs::write(secrets.join("username"), "trust_user").unwrap();
+    std::fs::write(secrets.join("password"), "secret").unwrap();
+    let _operator = pod.operator();
+    let mut sidecar = pod.sidecar();
+    pod.ready(&mut sidecar);
+    let mut session = std::net::TcpStream::connect((LISTEN, pod.port)).unwrap();
+    session
+        .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+        .unwrap();
+    session
+        .write_all(&startup(196_608, &[("user", "anybody"), ("database", "shop")]))
+        .unwrap();
+    read_until(&mut session, b'Z');
+    pod.say(vec![policy("orders", 2, json!({}), rules)]);
+    // The definitions are read again, now on the session's own connection.
+    for sql in [
+        "create table outlived(a int)\0",
+        "select a from outlived\0",
+        "drop table outlived\0",
+    ] {
+        session.write_all(&message(b'Q', sql.as_bytes())).unwrap();
+        let answer = read_until(&mut session, b'Z');
+        assert!(
+            answer.iter().all(|(tag, _)| *tag != b'E'),
+            "{sql}: {}",
+            sidecar.log()
+        );
+    }
+}
