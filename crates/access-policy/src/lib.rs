@@ -30,7 +30,7 @@ pub use decide::{
     Decision, DecisionContext, Permit, Refusal, RefusalCode, RuleRef, SendAs, StatementLimits, Verdict,
     decide, decide_function_call, decide_read, decide_unreadable,
 };
-pub use manifest::{Manifest, Problem, compile};
+pub use manifest::{Manifest, Problem, check_files, compile};
 pub use policy::{DatabasePolicy, Endpoint, PolicyMode, PolicySet, ReceiptMode, Subject};
 pub use predicate::Predicate;
 pub use review::{FieldProblem, Review, review, review_sink};

@@ -16,6 +16,7 @@ use crate::policy::{
     PolicySet, ReceiptMode, RowFilterRule, SubjectPattern, TargetSession, TlsMode, TlsSettings,
 };
 use crate::predicate::Predicate;
+use crate::review;
 use crate::secret::{SecretBytes, SecretKey};
 use crate::yaml::{self, Findings, Node};
 
@@ -77,6 +78,20 @@ pub fn compile(manifests: &[Manifest]) -> Result<PolicySet, Vec<Problem>> {
     } else {
         Err(compiling.problems)
     }
+}
+
+/// What admission would say of these files. Unlike [`compile`] it also looks at sinks, and at what only a cluster cannot
+/// do; kinds that are not ours are left to others. `weir_namespace`: the one of Weir itself.
+pub fn check_files(manifests: &[Manifest], weir_namespace: &str) -> Vec<Problem> {
+    let mut compiling = Compiling {
+        weir_namespace: Some(weir_namespace.to_owned()),
+        ..Compiling::default()
+    };
+    for manifest in manifests {
+        compiling.text(manifest);
+    }
+    compiling.across();
+    compiling.problems
 }
 
 /// Fields of the design that a later version brings, so that they are not called misspelt.
@@ -169,6 +184,8 @@ pub(crate) fn policy_of(object: &Value) -> (Option<Policy>, Findings) {
 
 #[derive(Default)]
 struct Compiling {
+    /// For a cluster, where Weir is in this namespace.
+    weir_namespace: Option<String>,
     problems: Vec<Problem>,
     policies: Vec<(Policy, Findings)>,
     secrets: ManifestSecrets,
@@ -226,8 +243,18 @@ impl Compiling {
                 version(text("apiVersion"), "v1", findings);
                 self.secret(manifest, document, findings);
             }
+            Some("LineageSink") if self.weir_namespace.is_some() => {
+                let namespace = self.weir_namespace.as_deref().unwrap_or_default();
+                review::sink(document, namespace, findings);
+            }
             Some(kind @ ("LineageSink" | "AccessRequest" | "AccessApproval")) => {
                 findings.add("kind", not_here(kind));
+            }
+            Some(kind) if self.weir_namespace.is_some() => {
+                if text("apiVersion").is_some_and(|version| version.starts_with("weir.dev/")) {
+                    let known = ["DatabaseAccessPolicy", "LineageSink"].into_iter();
+                    findings.add("kind", yaml::unknown("kind", kind, known));
+                }
             }
             Some(kind) => {
                 let known = ["DatabaseAccessPolicy", "Secret"].into_iter();
@@ -306,6 +333,9 @@ impl Compiling {
                 let file = manifest.name.clone();
                 let checker = Checker { findings, namespace };
                 let policy = checker.policy(id, file, &spec, tls_stated);
+                if self.weir_namespace.is_some() {
+                    review::addresses(&policy, findings);
+                }
                 let places = Findings {
                     problems: Vec::new(),
                     places: findings.places.clone(),

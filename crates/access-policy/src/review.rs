@@ -99,9 +99,24 @@ pub fn review(object: &Value, others: &[&Value]) -> Review {
 pub fn review_sink(object: &Value, weir_namespace: &str) -> Review {
     let mut review = Review::default();
     let mut findings = Findings::default();
-    let node = Node::from_json(&reduced(object));
-    frame(&node, "LineageSink", &mut findings);
-    let value = yaml::check(&SINK_SCHEMA, &node, "", SINK_NOT_BUILT, &mut findings);
+    let spec = sink(&Node::from_json(&reduced(object)), weir_namespace, &mut findings);
+    let has = |pointer: &str| spec.pointer(pointer).and_then(Value::as_str);
+    if has("/openLineage/url").is_some_and(|url| url.starts_with("http://"))
+        && spec.pointer("/openLineage/tokenSecretRef").is_some()
+    {
+        review.warnings.push(
+            "spec.openLineage.url: the token goes over http, where whoever stands between can read it; use https"
+                .to_owned(),
+        );
+    }
+    review.take(object, findings);
+    review
+}
+
+/// What is wrong with a sink. Gives its `spec`, as far as it is shaped right.
+pub(crate) fn sink(node: &Node, weir_namespace: &str, findings: &mut Findings) -> Value {
+    frame(node, "LineageSink", findings);
+    let value = yaml::check(&SINK_SCHEMA, node, "", SINK_NOT_BUILT, findings);
     let spec = value.get("spec").cloned().unwrap_or(Value::Null);
     let kinds = ["openLineage", "stdout"].map(|kind| spec.get(kind).is_some());
     let later = findings
@@ -116,7 +131,7 @@ pub fn review_sink(object: &Value, weir_namespace: &str) -> Review {
     if let Some(message) = url.and_then(wrong_url) {
         findings.add("spec.openLineage.url", message);
     }
-    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+    let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str);
     if namespace.is_some_and(|namespace| namespace != weir_namespace)
         && spec.pointer("/filter/namespaces").is_some()
     {
@@ -141,16 +156,7 @@ pub fn review_sink(object: &Value, weir_namespace: &str) -> Review {
             );
         }
     }
-    if url.is_some_and(|url| url.starts_with("http://"))
-        && spec.pointer("/openLineage/tokenSecretRef").is_some()
-    {
-        review.warnings.push(
-            "spec.openLineage.url: the token goes over http, where whoever stands between can read it; use https"
-                .to_owned(),
-        );
-    }
-    review.take(object, findings);
-    review
+    spec
 }
 
 /// Kinds and settings of sinks that a later version brings.
@@ -264,7 +270,7 @@ fn may_meet(object: &Value, other: &Value) -> bool {
 }
 
 /// In a cluster an alias must be able to lead away from the host. On a laptop nothing is captured.
-fn addresses(policy: &Policy, findings: &mut Findings) {
+pub(crate) fn addresses(policy: &Policy, findings: &mut Findings) {
     if policy.capture != CaptureSettings::Alias {
         return;
     }

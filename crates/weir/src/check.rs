@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use access_policy::{Manifest, compile};
+use access_policy::{Manifest, check_files};
 use anyhow::{Context, Result};
 use crd_types::DatabaseAccessPolicy;
 use crd_types::policy::{Engine, SecretKeyRef, TlsMode};
@@ -33,7 +33,8 @@ const NAMES_MAX: usize = 5;
 pub struct Args {
     #[command(flatten)]
     scope: Scope,
-    /// Manifests to check (DatabaseAccessPolicy, Secret): duplicate keys, unknown fields, and whatever does not compile
+    /// Manifests to check (DatabaseAccessPolicy, LineageSink, Secret): duplicate keys, unknown fields, and whatever the
+    /// cluster would refuse. Other kinds are passed over
     #[arg(short = 'f', long = "file", value_name = "FILE", num_args = 1..)]
     files: Vec<PathBuf>,
     /// Only the files: no cluster is asked
@@ -99,7 +100,7 @@ impl Finding {
 /// # Errors
 /// Where a file cannot be read.
 pub fn run(args: &Args) -> Result<u8> {
-    let mut findings = files(&args.files)?;
+    let mut findings = files(&args.files, &args.scope.weir_namespace)?;
     if !args.offline {
         findings.extend(block_on(async { Ok(cluster(&args.scope).await) })?);
     }
@@ -141,7 +142,7 @@ fn text(findings: &[Finding]) -> String {
     lines.join("\n")
 }
 
-fn files(paths: &[PathBuf]) -> Result<Vec<Finding>> {
+fn files(paths: &[PathBuf], weir_namespace: &str) -> Result<Vec<Finding>> {
     if paths.is_empty() {
         return Ok(Vec::new());
     }
@@ -156,22 +157,21 @@ fn files(paths: &[PathBuf]) -> Result<Vec<Finding>> {
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(match compile(&manifests) {
-        Ok(_) => vec![Finding::good(format!(
+    let problems = check_files(&manifests, weir_namespace);
+    if problems.is_empty() {
+        return Ok(vec![Finding::good(format!(
             "files: {} read, no problem",
             manifests.len()
-        ))],
-        Err(problems) => problems
-            .iter()
-            .map(|problem| {
-                Finding::bad(
-                    problem.to_string(),
-                    "the cluster would refuse it, or take something else than is written",
-                    "correct the file",
-                )
-            })
-            .collect(),
-    })
+        ))]);
+    }
+    let bad = problems.iter().map(|problem| {
+        Finding::bad(
+            problem.to_string(),
+            "the cluster would refuse it, or take something else than is written",
+            "correct the file",
+        )
+    });
+    Ok(bad.collect())
 }
 
 async fn cluster(scope: &Scope) -> Vec<Finding> {
@@ -606,14 +606,14 @@ mod tests {
         let path = folder.path().join("orders.yaml");
         let head = "apiVersion: weir.dev/v1alpha1\nkind: DatabaseAccessPolicy\nmetadata: {name: orders, namespace: shop}\nspec:\n  podSelector: {}\n  database: {engine: PostgreSQL, host: db}\n";
         std::fs::write(&path, head).expect("written");
-        let findings = files(std::slice::from_ref(&path)).expect("read");
+        let findings = files(std::slice::from_ref(&path), "weir-system").expect("read");
         assert_eq!(code(&findings), 0, "{findings:?}");
         std::fs::write(
             &path,
             format!("{head}  defaultAction: Deny\n  defaultAction: Allow\n"),
         )
         .expect("written");
-        let findings = files(&[path]).expect("read");
+        let findings = files(&[path], "weir-system").expect("read");
         assert_eq!(code(&findings), 1);
         assert!(text(&findings).contains("orders.yaml:8"), "{}", text(&findings));
     }

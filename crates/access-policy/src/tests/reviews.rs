@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use test_support::workspace_root;
 
 use super::manifests::manifest;
-use crate::{Manifest, Review, compile, review, review_sink};
+use crate::{Manifest, Review, check_files, compile, review, review_sink};
 
 fn object(text: &str) -> Value {
     serde_yaml::from_str(text).unwrap()
@@ -74,6 +74,51 @@ fn every_wrong_manifest_is_refused_with_what_to_do() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// `weir check -f` says what admission would say, and where in the file.
+#[test]
+fn files_are_told_what_admission_would_say() {
+    let manifest = |path: &Path| Manifest {
+        name: name(path),
+        text: std::fs::read_to_string(path).unwrap(),
+    };
+    let mut failures = Vec::new();
+    for path in files("tests/manifests/wrong") {
+        let manifest = manifest(&path);
+        let (field, says) = (header(&manifest.text, "field"), header(&manifest.text, "says"));
+        let problems = check_files(std::slice::from_ref(&manifest), "weir-system");
+        let right = problems
+            .iter()
+            .any(|problem| problem.field == field && problem.message.contains(says) && problem.line > 1);
+        if !right {
+            failures.push(format!("{}: {problems:#?}", manifest.name));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let right: Vec<Manifest> = files("tests/manifests/right")
+        .iter()
+        .map(|path| manifest(path))
+        .collect();
+    let problems = check_files(&right, "weir-system");
+    let open: Vec<_> = problems
+        .iter()
+        .filter(|problem| problem.file != "warns-of-a-label-of-nothing.yaml")
+        .collect();
+    assert!(open.is_empty(), "{open:#?}");
+    // What is not ours is passed over, what is nearly ours is not.
+    let other = |text: &str| Manifest {
+        name: "other.yaml".to_owned(),
+        text: text.to_owned(),
+    };
+    let deployment = other("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {x: [1.5]}");
+    assert_eq!(check_files(&[deployment], "weir-system"), []);
+    let misspelt = other("apiVersion: weir.dev/v1alpha1\nkind: LineageSinks\nmetadata: {name: a}");
+    let problems = check_files(&[misspelt], "weir-system");
+    assert!(
+        problems[0].message.contains("did you mean \"LineageSink\"?"),
+        "{problems:?}"
+    );
 }
 
 #[test]
