@@ -378,13 +378,18 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Names of the Secrets that it names, all of its own namespace.
-    pub fn secret_names(&self) -> BTreeSet<&str> {
-        let ca = self.tls.as_ref().and_then(|tls| tls.ca.as_ref());
-        let login = self.credentials.as_ref().map(|login| &login.username);
+    /// Every Secret and key that it names, all of its own namespace.
+    pub fn secret_keys(&self) -> impl Iterator<Item = &SecretKey> {
+        let ca = self.tls.iter().filter_map(|tls| tls.ca.as_ref());
+        let login = self
+            .credentials
+            .iter()
+            .flat_map(|login| [&login.username, &login.password]);
         let certificate = match &self.client_tls {
-            ClientTlsSettings::Serve { certificate } => certificate.as_ref(),
-            ClientTlsSettings::Plain => None,
+            ClientTlsSettings::Serve {
+                certificate: Some(names),
+            } => Some([&names.certificate, &names.key]),
+            ClientTlsSettings::Serve { certificate: None } | ClientTlsSettings::Plain => None,
         };
         let keys = self.masks.iter().filter_map(|rule| match &rule.mask {
             MaskSpec::Hash(key) => Some(key),
@@ -394,9 +399,14 @@ impl Policy {
             | MaskSpec::Email
             | MaskSpec::DateTrunc(_) => None,
         });
-        let certificate = certificate.map(|certificate| &certificate.key);
-        let all = [ca, login, certificate].into_iter().flatten().chain(keys);
-        all.map(|key| key.name.as_str()).collect()
+        ca.chain(login)
+            .chain(certificate.into_iter().flatten())
+            .chain(keys)
+    }
+
+    /// Names of those Secrets.
+    pub fn secret_names(&self) -> BTreeSet<&str> {
+        self.secret_keys().map(|key| key.name.as_str()).collect()
     }
 
     /// It has a mask, a row filter, a Deny rule or `defaultAction: Deny`.

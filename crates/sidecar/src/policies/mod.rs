@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use access_policy::policy::{ClientTlsSettings, MaskSpec, Policy, TlsMode};
+use access_policy::policy::{ClientTlsSettings, TlsMode};
 use access_policy::{DatabasePolicy, Endpoint, Manifest, PolicySet, SecretBytes, SecretKey, SecretSource};
 use receipts::{Digest, PolicyState};
 use tokio::sync::watch;
@@ -257,33 +257,6 @@ fn states(set: &PolicySet, digests: &BTreeMap<String, Digest>, names: Option<&[&
             name: one.id.clone(),
             digest: digests.get(&one.file).copied().unwrap_or_else(|| Digest::of(&[])),
         })
-        .collect()
-}
-
-/// Secrets that a policy names.
-fn secrets_of(policy: &Policy) -> Vec<&SecretKey> {
-    let ca = policy.tls.iter().filter_map(|tls| tls.ca.as_ref());
-    let login = policy
-        .credentials
-        .iter()
-        .flat_map(|credentials| [&credentials.username, &credentials.password]);
-    let keys = policy.masks.iter().filter_map(|mask| match &mask.mask {
-        MaskSpec::Hash(key) => Some(key),
-        MaskSpec::Null
-        | MaskSpec::Constant(_)
-        | MaskSpec::Partial { .. }
-        | MaskSpec::Email
-        | MaskSpec::DateTrunc(_) => None,
-    });
-    let certificate = match &policy.client_tls {
-        ClientTlsSettings::Serve {
-            certificate: Some(names),
-        } => Some([&names.certificate, &names.key]),
-        ClientTlsSettings::Serve { certificate: None } | ClientTlsSettings::Plain => None,
-    };
-    ca.chain(login)
-        .chain(certificate.into_iter().flatten())
-        .chain(keys)
         .collect()
 }
 

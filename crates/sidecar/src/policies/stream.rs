@@ -13,7 +13,7 @@ use prost::Message as _;
 use receipts::Digest;
 use tokio::sync::watch;
 
-use super::{LoadStatus, Loaded, SecretFiles, Seen, Ways, digests, for_endpoint, secrets_of, states};
+use super::{LoadStatus, Loaded, SecretFiles, Seen, Ways, digests, for_endpoint, states};
 use crate::fatal::{EndKind, Fatal};
 use crate::front::{Closed, Front, InForce};
 use crate::upstream::Resolve;
@@ -389,8 +389,8 @@ fn problems_of(set: &PolicySet, captured: &BTreeSet<&Endpoint>, secrets: &Secret
                 );
                 return Some(problem("NotCaptured", message));
             }
-            let missing = secrets_of(policy)
-                .into_iter()
+            let missing = policy
+                .secret_keys()
                 .find(|key| set.secret(key, secrets).is_none())?;
             Some(problem(
                 "SecretMissing",
