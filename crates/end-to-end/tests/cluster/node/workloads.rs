@@ -13,6 +13,10 @@ pub(super) const TESTS: &[(&str, Test)] = &[
         a_changed_address_of_the_service_is_followed,
     ),
     ("helm_test_passes", helm_test_passes),
+    (
+        "variables_are_rewritten_where_names_cannot_be",
+        variables_are_rewritten_where_names_cannot_be,
+    ),
 ];
 
 fn helm_test_passes(node: &Node) -> Result<()> {
@@ -147,4 +151,52 @@ fn a_changed_address_of_the_service_is_followed(node: &Node) -> Result<()> {
         "jsonpath={.items[*].status.initContainerStatuses[*].restartCount} {.items[*].status.containerStatuses[*].restartCount}"])?;
     ensure!(restarts == "0 0", "{restarts}");
     Ok(())
+}
+
+/// Capture mode `Env`: the host is an address, which no alias can catch.
+fn variables_are_rewritten_where_names_cannot_be(node: &Node) -> Result<()> {
+    let weir = weir::shared(node)?;
+    let shop = weir.shop("variables")?;
+    let path = ["get", "service", "orders-db", "-o", "jsonpath={.spec.clusterIP}"];
+    let address = shop.run(&path)?;
+    shop.run(&["delete", "dap", "orders"])?;
+    let policy =
+        std::fs::read_to_string(test_support::workspace_root().join("tests/cluster/shop/policy.yaml"))?;
+    let mut policy: Value = serde_yaml::from_str(&policy)?;
+    policy["spec"]["database"]["host"] = address.as_str().into();
+    policy["spec"]["database"]["capture"] =
+        serde_json::json!({"mode": "Env", "env": {"hostVariables": ["PGHOST"]}});
+    shop.apply(&policy.to_string())?;
+
+    let ask = ["python3", "-u", "/app/client.py", "loop"];
+    let pod = weir::client(
+        "addressed",
+        r#"{weir.dev/inject: "true"}"#,
+        "{weir-demo: shop}",
+        &ask,
+    );
+    shop.apply(&pod.replace("value: orders-db", &format!("value: {address}")))?;
+    shop.wait_answer("pod/addressed", "open", 0, 60, masked)?;
+    let pod: Value = serde_json::from_str(&shop.run(&["get", "pod", "addressed", "-o", "json"])?)?;
+    ensure!(
+        pod["spec"]["hostAliases"].is_null(),
+        "{}",
+        pod["spec"]["hostAliases"]
+    );
+    let environment = pod["spec"]["containers"][0]["env"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let host = environment
+        .iter()
+        .find(|variable| variable["name"] == "PGHOST")
+        .cloned()
+        .unwrap_or_default();
+    ensure!(
+        host["value"]
+            .as_str()
+            .is_some_and(|host| host.starts_with("127.")),
+        "{host}"
+    );
+    shop.wait_condition("orders", "Enforced", "True Enforced")
 }
