@@ -94,6 +94,9 @@ fn refuse_what_cannot_be(job: &Job<'_>, node: Node<'_>) -> Result<(), CannotGove
             "EXPLAIN ANALYZE counts rows that a row filter hides; use EXPLAIN without ANALYZE".to_owned(),
         ));
     }
+    if let Node::CopyStmt(copy) = node {
+        copy_options(copy)?;
+    }
     match node {
         Node::SelectStmt(_)
         | Node::InsertStmt(_)
@@ -110,6 +113,44 @@ fn refuse_what_cannot_be(job: &Job<'_>, node: Node<'_>) -> Result<(), CannotGove
             "this kind of statement on a governed table".to_owned(),
         )),
     }
+}
+
+/// The printer takes the value of an option of COPY for what it usually is, without looking: a text that is none is a
+/// pointer to nowhere. The grammar takes anything; the server would refuse these too.
+fn copy_options(copy: &pg_raw_parse::nodes::CopyStmt) -> Result<(), CannotGovern> {
+    let name = |text: &str| {
+        text.chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+    };
+    for option in copy.options() {
+        let fits = match (option.defname().unwrap_or_default(), option.arg()) {
+            ("format" | "delimiter" | "null" | "quote" | "escape" | "encoding", Node::String(text)) => {
+                text.sval().is_some()
+            }
+            ("format" | "delimiter" | "null" | "quote" | "escape" | "encoding", _) => false,
+            ("freeze" | "header", Node::None | Node::Integer(_) | Node::Boolean(_)) => true,
+            // Printed as it is.
+            ("freeze" | "header", Node::String(text)) => text.sval().is_some_and(name),
+            ("freeze" | "header", _) => false,
+            ("force_quote" | "force_not_null" | "force_null", Node::A_Star(_)) => true,
+            ("force_quote" | "force_not_null" | "force_null", Node::NodeList(names)) => strings(names),
+            ("force_quote" | "force_not_null" | "force_null", _) => false,
+            (_, Node::NodeList(words)) => strings(words),
+            (_, Node::None | Node::String(_) | Node::Integer(_) | Node::Float(_) | Node::A_Star(_)) => true,
+            (_, _) => false,
+        };
+        if !fits {
+            return Err(CannotGovern::Impossible(format!(
+                "COPY's option {} has no value of its kind; correct the option",
+                option.defname().unwrap_or_default()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn strings(nodes: &pg_raw_parse::list::NodeList) -> bool {
+    nodes.iter().all(|node| matches!(node, Node::String(_)))
 }
 
 /// What everything here looks things up in.

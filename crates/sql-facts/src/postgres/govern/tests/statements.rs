@@ -927,3 +927,40 @@ fn rare_nodes_are_walked() {
         );
     }
 }
+
+/// Found by fuzzing: the printer followed a pointer that was none.
+#[test]
+fn an_option_of_copy_without_a_value_of_its_kind_is_refused() {
+    let world = world();
+    for option in [
+        "format",
+        "format 7",
+        "format *",
+        "format (a, b)",
+        "delimiter",
+        "delimiter 9",
+        "null 12345678",
+        "quote 1.5",
+        "escape *",
+        "encoding 6",
+        "header 'a) to stdout; select ('",
+        "freeze 1.5",
+        "force_quote",
+        "force_quote 3",
+        "force_not_null a",
+        "force_null 'a'",
+    ] {
+        let sql = format!("copy t (id, email) to stdout with ({option})");
+        let error = world.try_govern(&sql).unwrap_err();
+        assert!(error.contains("has no value of its kind"), "{option}: {error}");
+    }
+    for option in [
+        "format csv",
+        "format csv, header",
+        "format csv, header true, delimiter ';', null 'x', force_quote *",
+        "format csv, force_quote (id, email), quote '\"', escape '\"', encoding 'UTF8'",
+        "format binary",
+    ] {
+        world.govern(&format!("copy t (id, email) to stdout with ({option})"));
+    }
+}
