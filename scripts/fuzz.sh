@@ -11,7 +11,7 @@ seconds=${2:-60}
 case $target in
   manifests | snapshots) seeds=(../tests/manifests/right ../tests/manifests/wrong) ;;
   pods) seeds=(../crates/pod-injection/tests/pods) ;;
-  statements) seeds=(../crates/end-to-end/tests/it) ;;
+  statements) seeds=(seeds/statements) ;;
   *) seeds=() ;;
 esac
 triple=$(rustc -vV | sed -n 's/^host: //p')

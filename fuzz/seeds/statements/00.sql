@@ -1,0 +1,1 @@
+SELECT t.id, u.note, count(*) FILTER (WHERE amt > 1) OVER w FROM t LEFT JOIN u ON u.t_id = t.id WHERE t.name LIKE 'a%' WINDOW w AS (PARTITION BY t.id ORDER BY amt)

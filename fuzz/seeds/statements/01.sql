@@ -1,0 +1,1 @@
+WITH r(a, b) AS (SELECT id, email FROM t UNION ALL SELECT id, note FROM u) SELECT * FROM r ORDER BY 1, b LIMIT 3 OFFSET $1

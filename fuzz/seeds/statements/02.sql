@@ -1,0 +1,1 @@
+INSERT INTO u AS x (id, note) SELECT id, name FROM t ON CONFLICT (id) DO UPDATE SET note = excluded.note RETURNING *

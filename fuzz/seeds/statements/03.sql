@@ -1,0 +1,1 @@
+UPDATE t SET name = u.note, amt = CASE t.id WHEN 1 THEN 2 ELSE amt END FROM u WHERE u.t_id = t.id AND t.amt BETWEEN 1 AND 2

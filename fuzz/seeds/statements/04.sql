@@ -1,0 +1,1 @@
+DELETE FROM t USING u WHERE t.id = ANY (ARRAY[1, 2]) AND EXISTS (SELECT FROM u WHERE u.t_id = t.id) RETURNING t.email

@@ -1,0 +1,1 @@
+SELECT (t).email, t.*, row_to_json(t), email::varchar(3) COLLATE "C", coalesce(name, 'x') FROM public.t GROUP BY GROUPING SETS ((id), ())

@@ -1,0 +1,1 @@
+SELECT * FROM v JOIN LATERAL (SELECT * FROM u WHERE u.t_id = v.id) q USING (id), generate_series(1, 3) WITH ORDINALITY g(n, o)

@@ -1,0 +1,1 @@
+COPY t (id, email) TO STDOUT WITH (FORMAT csv)

@@ -1,0 +1,1 @@
+PREPARE p (int, text) AS SELECT * FROM (VALUES (1, 'a'), ($1, $2)) AS w(x, y) UNION SELECT id, email FROM t; EXECUTE p(1, 'a')

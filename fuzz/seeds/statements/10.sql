@@ -1,0 +1,1 @@
+SELECT extract(year FROM at), at AT TIME ZONE 'UTC', substring(email FROM 1 FOR 2) FROM t

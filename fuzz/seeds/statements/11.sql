@@ -1,0 +1,1 @@
+SET search_path = a; SHOW all; BEGIN; SAVEPOINT s; COMMIT
