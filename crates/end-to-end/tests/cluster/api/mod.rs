@@ -65,10 +65,13 @@ pub(crate) fn installed(release: Release) -> Result<ApiServer> {
     let server = ApiServer::start(release)?;
     install(&server, "weir-crds", &[])?;
     install(&server, "weir", &[IMAGE])?;
-    // Policies are in force a moment after they are stored.
+    // Policies and webhooks are in force a moment after they are stored, each for itself.
     let fake = "{apiVersion: v1, kind: Pod, metadata: {name: probe}, spec: {containers: [{name: weir-sidecar, image: a}]}}";
-    test_support::wait_for("the admission policies to be in force", 30, || {
-        (!created(&server, fake).ok()?.ok).then_some(())
+    let opted_in = "{apiVersion: v1, kind: Pod, metadata: {name: probe, annotations: {weir.dev/inject: 'true'}}, \
+                    spec: {containers: [{name: a, image: a}]}}";
+    test_support::wait_for("policies and webhooks to be in force", 30, || {
+        let (fake, asked) = (created(&server, fake).ok()?, created(&server, opted_in).ok()?);
+        (!fake.ok && asked.err.contains("failed calling webhook")).then_some(())
     })?;
     Ok(server)
 }
