@@ -109,7 +109,8 @@ impl Link {
         self.metrics.operator_connected.set(1);
         *retry = RETRY_FIRST;
         let mut changes = self.states.changes();
-        changes.mark_changed();
+        // What is to be told stays to be told, whatever else arrives before its time has come.
+        let mut due = true;
         let mut report_at = tokio::time::Instant::now();
         loop {
             let message = tokio::select! {
@@ -121,12 +122,15 @@ impl Link {
                     Ok(None) => return Ok(()),
                     Err(status) => return Err(status.to_string()),
                 },
-                changed = async {
-                    let changed = changes.changed().await;
-                    tokio::time::sleep_until(report_at).await;
-                    changed
-                } => {
+                changed = changes.changed(), if !due => {
                     changed.map_err(|error| error.to_string())?;
+                    due = true;
+                    continue;
+                }
+                () = tokio::time::sleep_until(report_at), if due => {
+                    due = false;
+                    // Before the states are read: what changes from here on is told again.
+                    changes.mark_unchanged();
                     report_at = tokio::time::Instant::now() + REPORT_EVERY;
                     collector_message::Message::Sinks(SinkReport { sinks: self.states.all() })
                 }

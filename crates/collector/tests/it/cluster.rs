@@ -110,6 +110,17 @@ impl Operator {
         address
     }
 
+    /// What the last report said of a sink.
+    fn delivered(&self, sink: &str) -> Option<u64> {
+        let heard = self.heard.lock().unwrap();
+        let last = heard.iter().rev().find_map(|message| match message {
+            FromCollector::Sinks(report) => Some(report),
+            FromCollector::Hello(_) | FromCollector::Lost(_) => None,
+        })?;
+        let state = last.sinks.iter().find(|state| state.sink == sink)?;
+        Some(state.delivered)
+    }
+
     fn lost(&self) -> Vec<proto::ReceiptsLost> {
         self.heard
             .lock()
@@ -247,6 +258,17 @@ async fn pods_deliver_and_their_chains_end_with_them() {
     })
     .unwrap();
 
+    // Orders that come all the time must not keep the collector from telling how its sinks stand.
+    let orders = operator.orders.clone();
+    let busy = tokio::spawn(async move {
+        let nobody = proto::PodsGone {
+            uids: vec!["nobody".to_owned()],
+        };
+        loop {
+            let _ = orders.send(Order::Gone(nobody.clone()));
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
     let pod = identity(authority.pod("shop", "report-agent", "uid-1").unwrap());
     let other = identity(authority.pod("shop", "report-agent", "uid-2").unwrap());
     let (mut first, mut second) = (Sidecar::new(1), Sidecar::new(2));
@@ -286,6 +308,11 @@ async fn pods_deliver_and_their_chains_end_with_them() {
             .then_some(())
     })
     .unwrap();
+    wait_for("the report that all of it was delivered", 20, || {
+        (operator.delivered("shop/lines") == Some(7)).then_some(())
+    })
+    .unwrap();
+    busy.abort();
     assert!(lines(&process, "other/lines").is_empty());
     assert!(
         lines(&process, "shop/lines")
