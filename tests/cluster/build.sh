@@ -16,7 +16,8 @@ bin=$cache/bin-$(cache_key "$here"/*/go.mod "$here"/*/go.sum "$here"/*.c "$here/
 missing() { for part in "${parts[@]}"; do [ -e "$bin/.$part" ] || echo "$part"; done; }
 say() { echo "== test cluster: $*" >&2; }
 
-if [ "${1:-}" != api ] || [ -n "$(missing)" ]; then "$here/../../scripts/install-deps.sh" cluster >&2; fi
+# One at a time: apt waits for nobody who reads its lists. What the packages start must not keep the lock (-o).
+if [ "${1:-}" != api ] || [ -n "$(missing)" ]; then flock -o "$cache/deps.lock" "$here/../../scripts/install-deps.sh" cluster >&2; fi
 if [ -z "$(missing)" ]; then touch "$bin"; echo "$bin"; exit 0; fi
 mkdir -p "$bin"
 # The lock is inherited by the compilers: if this script is killed, the next one waits for those it left behind.
