@@ -103,7 +103,10 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("spec.receipts.rowLedger", "`receipts.rowLedger`"),
 ];
 
-static POLICY_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+static POLICY_SCHEMA: LazyLock<Value> = LazyLock::new(|| object_schema(crd_types::spec_schema()));
+
+/// Schema of an object of ours, around that of its `spec`.
+pub(crate) fn object_schema(spec: Value) -> Value {
     json!({
         "type": "object",
         "required": ["apiVersion", "kind", "metadata", "spec"],
@@ -111,11 +114,11 @@ static POLICY_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": metadata_schema(),
-            "spec": crd_types::spec_schema(),
+            "spec": spec,
             "status": {},
         }
     })
-});
+}
 
 static SECRET_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let texts = json!({"type": "object", "additionalProperties": {"type": "string"}});

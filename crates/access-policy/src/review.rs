@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use crd_types::words;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::manifest::{self, UNCLASSIFIED};
 use crate::names::ColumnName;
@@ -168,19 +168,7 @@ const SINK_NOT_BUILT: yaml::NotBuilt<'_> = &[
     ("spec.delivery", "`delivery`"),
 ];
 
-static SINK_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    json!({
-        "type": "object",
-        "required": ["apiVersion", "kind", "metadata", "spec"],
-        "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": manifest::metadata_schema(),
-            "spec": crd_types::sink_schema(),
-            "status": {},
-        }
-    })
-});
+static SINK_SCHEMA: LazyLock<Value> = LazyLock::new(|| manifest::object_schema(crd_types::sink_schema()));
 
 fn frame(node: &Node, kind: &str, findings: &mut Findings) {
     let text = |key| node.get(key).and_then(Node::text);

@@ -141,6 +141,17 @@ fn row<'a>(text: &'a str, heads: &[&str], of: &str) -> Result<Vec<&'a str>> {
         .collect()
 }
 
+const POD_HEADS: [&str; 9] = [
+    "POD",
+    "SIDECAR",
+    "READY",
+    "RESTARTS",
+    "APPLIED",
+    "CERTIFICATE",
+    "WAITING",
+    "CAPTURES",
+    "AGE",
+];
 const POLICY_HEADS: [&str; 8] = [
     "POLICY",
     "GENERATION",
@@ -227,18 +238,7 @@ fn statuses_are_told_as_they_are_written(release: Release) -> Result<()> {
         cells[3..6] == ["-", "not seen by the operator yet", "-"],
         "{cells:?}"
     );
-    let heads = [
-        "POD",
-        "SIDECAR",
-        "READY",
-        "RESTARTS",
-        "APPLIED",
-        "CERTIFICATE",
-        "WAITING",
-        "CAPTURES",
-        "AGE",
-    ];
-    let cells = row(&status.out, &heads, "shop/report-1")?;
+    let cells = row(&status.out, &POD_HEADS, "shop/report-1")?;
     ensure!(
         cells[1..8]
             == [
@@ -380,18 +380,7 @@ fn running_parts_tell_what_they_applied(release: Release) -> Result<()> {
     ])?;
     wait_for("generation 2 to be applied", 20, || {
         let told = weir(kubectl, &["status", "-n", "shop"]).ok()?;
-        let heads = [
-            "POD",
-            "SIDECAR",
-            "READY",
-            "RESTARTS",
-            "APPLIED",
-            "CERTIFICATE",
-            "WAITING",
-            "CAPTURES",
-            "AGE",
-        ];
-        let cells = row(&told.out, &heads, "shop/report-1").ok()?;
+        let cells = row(&told.out, &POD_HEADS, "shop/report-1").ok()?;
         (cells[4] == "orders@2" && cells[5] == "23h").then_some(())
     })?;
     let status = weir(kubectl, &["status", "-n", "shop"])?;

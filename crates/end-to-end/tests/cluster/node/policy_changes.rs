@@ -22,11 +22,7 @@ fn a_change_reaches_open_sessions(node: &Node) -> Result<()> {
     let weir = weir::shared(node)?;
     let shop = weir.shop("changed")?;
     shop.apply_workload("report")?;
-    shop.wait(
-        &["rollout", "status", "deployment/report", "--timeout=5s"],
-        120,
-        |_| true,
-    )?;
+    shop.wait_rollout("deployment/report")?;
     let seen = shop.wait_answer("deployment/report", "open", 0, 30, masked)?;
 
     let masks = r#"{"spec":{"masks":[{"name":"contact","columns":["public.customers.email"],"mask":{"type":"Null"}}]}}"#;

@@ -30,11 +30,7 @@ fn a_job_ends_with_its_receipts_delivered(node: &Node) -> Result<()> {
     let weir = weir::shared(node)?;
     let shop = weir.shop("job-record")?;
     shop.apply_workload("nightly")?;
-    shop.wait(
-        &["get", "job", "nightly", "-o", "jsonpath={.status.succeeded}"],
-        120,
-        |out| out == "1",
-    )?;
+    shop.wait_job("nightly")?;
     // The pod has ended, its sidecar and spool with it: what the collector has now is all there will ever be.
     let receipts = weir.ask_record(&["audit", "--actor", &actor(&shop.namespace)])?;
     let statements: Vec<String> = receipts
@@ -79,17 +75,9 @@ fn lineage_arrives_at_the_endpoint_of_a_sink(node: &Node) -> Result<()> {
     let weir = weir::shared(node)?;
     let shop = weir.shop("lineage")?;
     shop.apply_file("lineage-endpoint.yaml")?;
-    shop.wait(
-        &["rollout", "status", "deployment/lineage-endpoint", "--timeout=5s"],
-        120,
-        |_| true,
-    )?;
+    shop.wait_rollout("deployment/lineage-endpoint")?;
     shop.apply_workload("nightly")?;
-    shop.wait(
-        &["get", "job", "nightly", "-o", "jsonpath={.status.succeeded}"],
-        120,
-        |out| out == "1",
-    )?;
+    shop.wait_job("nightly")?;
     let log = shop.wait(&["logs", "deployment/lineage-endpoint", "--tail=-1"], 60, |out| {
         out.lines().any(|line| line.contains("insert into mailing"))
     })?;

@@ -239,16 +239,7 @@ impl<'node> Weir<'node> {
         self.kubectl.apply(namespace, &client.to_string())?;
         shop.apply_file("database.yaml")?;
         shop.apply_file("policy.yaml")?;
-        self.kubectl
-            .run(&[
-                "rollout",
-                "status",
-                "statefulset/orders-db",
-                "-n",
-                namespace,
-                "--timeout=120s",
-            ])
-            .with_context(|| shop.picture())?;
+        shop.wait_rollout("statefulset/orders-db")?;
         shop.wait_condition("orders", "Accepted", "True Compiled")?;
         Ok(shop)
     }
@@ -335,6 +326,18 @@ impl Shop<'_> {
         command: &[&str],
     ) -> Result<()> {
         self.apply(&client(name, annotations, labels, command)).map(drop)
+    }
+
+    /// Waits until a workload, `KIND/NAME`, runs as it was applied last.
+    pub(crate) fn wait_rollout(&self, workload: &str) -> Result<()> {
+        let arguments = ["rollout", "status", workload, "--timeout=5s"];
+        self.wait(&arguments, 120, |_| true).map(drop)
+    }
+
+    /// Waits until a Job has done its work.
+    pub(crate) fn wait_job(&self, name: &str) -> Result<()> {
+        let arguments = ["get", "job", name, "-o", "jsonpath={.status.succeeded}"];
+        self.wait(&arguments, 120, |out| out == "1").map(drop)
     }
 
     /// Waits until a condition of a policy is "STATUS REASON".

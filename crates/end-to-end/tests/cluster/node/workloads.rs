@@ -45,13 +45,12 @@ fn every_kind_is_governed(node: &Node) -> Result<()> {
     shop.run(&["create", "job", "now", "--from=cronjob/every-minute"])?;
 
     for workload in ["deployment/report", "statefulset/worker"] {
-        shop.wait(&["rollout", "status", workload, "--timeout=5s"], 120, |_| true)?;
+        shop.wait_rollout(workload)?;
         shop.wait_answer(workload, "open", 0, 30, masked)?;
         shop.wait_answer(workload, "new", 0, 30, masked)?;
     }
     for job in ["nightly", "now"] {
-        let path = "jsonpath={.status.succeeded}";
-        shop.wait(&["get", "job", job, "-o", path], 120, |out| out == "1")?;
+        shop.wait_job(job)?;
     }
     let first = shop.answers("job/nightly", "look-first")?;
     ensure!(
@@ -127,11 +126,7 @@ fn a_changed_address_of_the_service_is_followed(node: &Node) -> Result<()> {
     let weir = weir::shared(node)?;
     let shop = weir.shop("moved")?;
     shop.apply_workload("report")?;
-    shop.wait(
-        &["rollout", "status", "deployment/report", "--timeout=5s"],
-        120,
-        |_| true,
-    )?;
+    shop.wait_rollout("deployment/report")?;
     shop.wait_answer("deployment/report", "new", 0, 30, masked)?;
 
     let address = || shop.run(&["get", "service", "orders-db", "-o", "jsonpath={.spec.clusterIP}"]);
